@@ -1,0 +1,263 @@
+"""The only door to AWS. Small gateways, one a service, each given its client.
+
+Every method is one or two calls; what to do about an answer is decided in the pure modules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from dropforge_core.events import SOURCE, DetailType, RunEvent
+from dropforge_core.ledger import Status, rank
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_s3 import S3Client
+
+READ_BYTES: Final = 8 * 1024 * 1024
+"""Size of a streamed read; `iter_lines` is quadratic on long lines (botocore#2774)."""
+
+
+@cache
+def client(service: str) -> Any:
+    """A boto3 client whose endpoint comes from the environment, with adaptive retries."""
+    return boto3.client(service, config=Config(retries={"mode": "adaptive", "max_attempts": 6}))  # type: ignore[call-overload]
+
+
+def error_code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "Unknown"))
+
+
+class ObjectVanished(Exception):
+    """The object, or this version of it, is not there any more."""
+
+
+class Bucket:
+    """One S3 bucket."""
+
+    def __init__(self, name: str, s3: S3Client | None = None) -> None:
+        self.name = name
+        self._s3: S3Client = s3 if s3 is not None else client("s3")
+
+    def read(self, key: str, version_id: str | None = None) -> bytes:
+        """The whole object.
+
+        Raises:
+            ObjectVanished: when it is not there.
+        """
+        return b"".join(self.stream(key, version_id))
+
+    def stream(self, key: str, version_id: str | None = None) -> Iterator[bytes]:
+        """Chunks of up to 8 MiB.
+
+        Raises:
+            ObjectVanished: when it is not there.
+        """
+        extra: dict[str, Any] = {"VersionId": version_id} if version_id and version_id != "null" else {}
+        try:
+            body = self._s3.get_object(Bucket=self.name, Key=key, **extra)["Body"]
+        except ClientError as error:
+            if error_code(error) in {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed"}:
+                raise ObjectVanished(f"s3://{self.name}/{key}") from error
+            raise
+        while chunk := body.read(READ_BYTES):
+            yield chunk
+
+    def write(self, key: str, body: bytes, content_type: str = "application/json") -> None:
+        self._s3.put_object(Bucket=self.name, Key=key, Body=body, ContentType=content_type)
+
+    def head(self, key: str) -> Mapping[str, Any] | None:
+        """Size, ETag, VersionId of the newest version, or None where there is none."""
+        try:
+            return dict(self._s3.head_object(Bucket=self.name, Key=key))
+        except ClientError as error:
+            if error_code(error) in {"404", "NoSuchKey", "NotFound"}:
+                return None
+            raise
+
+    def list(self, prefix: str) -> Iterator[Mapping[str, Any]]:
+        """Newest versions under a prefix: Key, Size, ETag."""
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                yield dict(entry)
+
+
+class Ledger:
+    """The run table: one item a run, moved forward only, and the claims that make runs unique."""
+
+    def __init__(self, table: str, dynamodb: DynamoDBClient | None = None) -> None:
+        self._table = table
+        self._db: DynamoDBClient = dynamodb if dynamodb is not None else client("dynamodb")
+
+    @staticmethod
+    def run_key(run_id: str) -> dict[str, Any]:
+        return {"pk": {"S": f"RUN#{run_id}"}}
+
+    def open_run(self, run_id: str, model: str, status: Status, fields: Mapping[str, str]) -> bool:
+        """Insert the run's item. False where the run is known already."""
+        item: dict[str, Any] = {
+            **self.run_key(run_id),
+            "run_id": {"S": run_id},
+            "model": {"S": model},
+            "status": {"S": status},
+            "rank": {"N": str(rank(status))},
+            **{name: {"S": value} for name, value in fields.items()},
+        }
+        try:
+            self._db.put_item(
+                TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)"
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def move(
+        self, run_id: str, status: Status, fields: Mapping[str, str] | None = None, redrive: int = 0
+    ) -> bool:
+        """Move the run to a later status. False where it is there or beyond already (nothing is written)."""
+        names = {"#status": "status", "#rank": "rank"}
+        values: dict[str, Any] = {":status": {"S": status}, ":rank": {"N": str(rank(status, redrive))}}
+        sets = ["#status = :status", "#rank = :rank"]
+        for index, (name, value) in enumerate((fields or {}).items()):
+            names[f"#f{index}"], values[f":f{index}"] = name, {"S": value}
+            sets.append(f"#f{index} = :f{index}")
+        try:
+            self._db.update_item(
+                TableName=self._table,
+                Key=self.run_key(run_id),
+                UpdateExpression="SET " + ", ".join(sets),
+                ConditionExpression="attribute_exists(pk) AND #rank < :rank",
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=values,
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def annotate(self, run_id: str, fields: Mapping[str, str]) -> None:
+        """Add facts to the run's item without moving it."""
+        if not fields:
+            return
+        names = {f"#f{i}": name for i, name in enumerate(fields)}
+        values: dict[str, Any] = {f":f{i}": {"S": value} for i, value in enumerate(fields.values())}
+        self._db.update_item(
+            TableName=self._table,
+            Key=self.run_key(run_id),
+            UpdateExpression="SET " + ", ".join(f"#f{i} = :f{i}" for i in range(len(fields))),
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=values,
+        )
+
+    def run(self, run_id: str) -> dict[str, str] | None:
+        """The run's item as plain text fields, or None."""
+        item = self._db.get_item(TableName=self._table, Key=self.run_key(run_id), ConsistentRead=True).get(
+            "Item"
+        )
+        return plain(item) if item else None
+
+    def claim(self, name: str, value: str, fields: Mapping[str, str] | None = None) -> str:
+        """Claim a unique name (content digest, event id, slot). Returns the holder: `value`, or who was first."""
+        item: dict[str, Any] = {"pk": {"S": name}, "holder": {"S": value}}
+        item.update({key: {"S": text} for key, text in (fields or {}).items()})
+        try:
+            self._db.put_item(
+                TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)"
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            found = self._db.get_item(
+                TableName=self._table, Key={"pk": {"S": name}}, ConsistentRead=True
+            ).get("Item")
+            return plain(found).get("holder", value) if found else self.claim(name, value, fields)
+        return value
+
+    def take_over(self, name: str, holder: str, value: str) -> bool:
+        """Replace the holder of a claim. False where somebody else did so first."""
+        try:
+            self._db.put_item(
+                TableName=self._table,
+                Item={"pk": {"S": name}, "holder": {"S": value}},
+                ConditionExpression="holder = :holder",
+                ExpressionAttributeValues={":holder": {"S": holder}},
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+
+def plain(item: Mapping[str, Any]) -> dict[str, str]:
+    """A DynamoDB item's scalar attributes as text."""
+    return {key: str(next(iter(value.values()))) for key, value in item.items()}
+
+
+class Bus:
+    """The stack's own event bus."""
+
+    def __init__(self, name: str, events: EventBridgeClient | None = None) -> None:
+        self._name = name
+        self._events: EventBridgeClient = events if events is not None else client("events")
+
+    def publish(self, detail_type: DetailType, event: RunEvent) -> None:
+        """Put one event.
+
+        Raises:
+            RuntimeError: when the bus took the call but refused the entry.
+        """
+        answer = self._events.put_events(
+            Entries=[
+                {
+                    "EventBusName": self._name,
+                    "Source": SOURCE,
+                    "DetailType": detail_type,
+                    "Detail": event.model_dump_json(),
+                }
+            ]
+        )
+        if answer.get("FailedEntryCount"):
+            raise RuntimeError(f"the event bus refused {detail_type}: {json.dumps(answer['Entries'][0])}")
+
+
+def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping[str, Any] | None:
+    """DescribeModelPackage of the champion: the newest Approved package of the group, or None."""
+    sm = sagemaker if sagemaker is not None else client("sagemaker")
+    try:
+        found = sm.list_model_packages(
+            ModelPackageGroupName=group,
+            ModelApprovalStatus="Approved",
+            SortBy="CreationTime",
+            SortOrder="Descending",
+            MaxResults=1,
+        )["ModelPackageSummaryList"]
+    except ClientError as error:
+        # No group yet: the first model has no champion.
+        if error_code(error) in {"ValidationException", "ResourceNotFound", "ResourceNotFoundException"}:
+            return None
+        raise
+    return dict(sm.describe_model_package(ModelPackageName=found[0]["ModelPackageArn"])) if found else None
+
+
+__all__: Sequence[str] = (
+    "Bucket",
+    "Bus",
+    "Ledger",
+    "ObjectVanished",
+    "client",
+    "error_code",
+    "newest_approved_package",
+    "plain",
+)

@@ -1,0 +1,374 @@
+"""What the states of the machine hand to one another, and the documents of a run.
+
+Inputs and outputs of states stay small (Step Functions carries 256 KiB); anything that grows with
+the data lies in the run bucket, at the places that `layout.RunLayout` names.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dropforge_core.model import Frozen, Tolerant
+
+# --- intake -----------------------------------------------------------------------------------------
+
+
+class UploadedObject(Frozen):
+    """One object of a dataset, pinned to its version."""
+
+    key: str
+    version_id: str
+    size: int
+    """Bytes."""
+    etag: str
+
+
+class RunRequest(Frozen):
+    """`request.json`: what was uploaded and under which recipe. Written once, by intake."""
+
+    run_id: str
+    model: str
+    version: str | None
+    """Name of the version folder; None where one object is the dataset."""
+    bucket: str
+    objects: tuple[UploadedObject, ...]
+    """The data files, sorted by key; recipe and marker are not among them."""
+    recipe_key: str | None
+    recipe_text: str | None
+    """The person's recipe as it was uploaded, unparsed; ValidateDataset reports its faults."""
+    recipe_default: str
+    """The stack's default recipe at that moment, as YAML."""
+    received_at: str
+    """ISO 8601, UTC."""
+    requester: str
+    """Account id or principal from the event; `unknown` where the event has none."""
+    again: bool = False
+    """Train even where the same content was trained before."""
+
+
+class ExecutionInput(Frozen):
+    """The whole input of the state machine."""
+
+    run_id: str
+    model: str
+    started_at: str
+
+
+# --- ValidateDataset --------------------------------------------------------------------------------
+
+
+class StateInput(Tolerant):
+    """What every function of the machine gets at least."""
+
+    run_id: str
+    model: str
+
+
+class DatasetFacts(Frozen):
+    """What later states need to know of the validated dataset."""
+
+    digest: str
+    """`sha256:<hex>` over the validated rows, both sides, in canonical form."""
+    rows_train: int
+    rows_eval: int
+    bytes_train: int
+    tokens_train: int
+    """Estimated or exact tokens of the training rows under the base model's tokenizer."""
+    tokens_exact: bool
+    longest_tokens: int
+    format: str
+
+
+class ValidationVerdict(Frozen):
+    """Output of ValidateDataset."""
+
+    outcome: Literal["VALID", "INVALID", "DUPLICATE"]
+    duplicate_of: str | None = None
+    error_count: int = 0
+    summary: str
+    """One sentence for a person."""
+    dataset: DatasetFacts | None = None
+    recipe_digest: str | None = None
+
+
+class ShardEntry(Frozen):
+    key: str
+    sha256: str
+    bytes: int
+    rows: int
+
+
+class DatasetManifest(Frozen):
+    """`dataset/manifest.json`: the immutable copy that training reads."""
+
+    digest: str
+    train: tuple[ShardEntry, ...]
+    holdout: tuple[ShardEntry, ...]
+    holdout_source: Literal["given", "cut"]
+
+
+# --- PlanTraining -----------------------------------------------------------------------------------
+
+
+class PlanInput(StateInput):
+    dataset: DatasetFacts
+
+
+class Interval(Frozen):
+    low: float
+    expected: float
+    high: float
+
+
+class InstanceOption(Frozen):
+    """One row of the plan's ranking."""
+
+    instance_type: str
+    gpu: str
+    gpu_memory_gib: float
+    predicted_memory_gib: float
+    fits: bool
+    price_usd_hour: float | None
+    hours: Interval | None
+    cost_usd: Interval | None
+
+
+class BaseModelPlan(Frozen):
+    name: str
+    source: str
+    """`hub:<repo>@<revision>` or `s3://...`."""
+    cached: bool
+    prefix: str
+    """Key prefix in the run bucket where it lies or will lie, with final slash."""
+    parameters: int
+    cache_job_name: str
+
+
+class ComputeChoice(Frozen):
+    """Everything that a training attempt may change. The ladder answers with a new one."""
+
+    attempt: int
+    job_name: str
+    instance_type: str
+    spot: bool
+    max_runtime_s: int
+    max_wait_s: int
+    """Equal to max_runtime_s where spot is off; then it is not sent."""
+    volume_gb: int
+    micro_batch_tokens: int
+    """Upper bound of tokens in one forward pass; 0 lets the trainer choose."""
+    remaining_types: tuple[str, ...]
+    """Instance types not tried yet, in order."""
+
+
+class Plan(Frozen):
+    """`plan.json` and output of PlanTraining."""
+
+    run_id: str
+    fits: bool
+    within_budget: bool
+    needs_approval: bool
+    reason: str
+    """One sentence: why this instance, or why none."""
+    base_model: BaseModelPlan
+    compute: ComputeChoice
+    evaluation_instance_type: str
+    gradient_checkpointing: bool
+    steps: int
+    tokens_total: int
+    cost_usd: Interval | None
+    hours: Interval | None
+    max_cost_usd: float
+    options: tuple[InstanceOption, ...]
+
+
+# --- the image --------------------------------------------------------------------------------------
+
+
+class TrainingConfig(Frozen):
+    """`training.json` in the `config` channel: all that the trainer needs besides data and base model."""
+
+    run_id: str
+    model: str
+    recipe: Mapping[str, Any]
+    """`Recipe.model_dump(mode="json")`."""
+    recipe_digest: str
+    dataset_digest: str
+    base_model_name: str
+    base_model_revision: str
+    gradient_checkpointing: bool
+    checkpoint_every_s: int = 300
+    checkpoint_every_steps: int = 200
+    source_commit: str = "unknown"
+    image: str = "unknown"
+
+
+class BaseModelManifest(Tolerant):
+    """`MANIFEST.json` of a cached base model; written last, so its existence means a whole copy."""
+
+    name: str
+    revision: str
+    source: str
+    files: Mapping[str, str]
+    """File name to sha256 hex."""
+    bytes: int
+    licence: str | None = None
+
+
+class EvaluationPrompt(Frozen):
+    """One line of the batch transform's input."""
+
+    id: str
+    """`<row id>`; each variant answers it once."""
+    variant: Literal["base", "champion", "candidate"]
+    messages: tuple[Mapping[str, Any], ...]
+    """The conversation up to the answer."""
+    reference: str
+    """The answer of the hold-out row; its likelihood is measured."""
+    generate: bool
+    """False: only the likelihood is wanted."""
+
+
+class Prediction(Tolerant):
+    """One line of the batch transform's output. A bad record has `error` and is a line, never an HTTP error."""
+
+    id: str
+    variant: str
+    text: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    nll: float | None = None
+    """Negative log likelihood of the reference, natural log, summed over its tokens."""
+    reference_bytes: int | None = None
+    """UTF-8 bytes of the reference: nll / reference_bytes is comparable between tokenizers."""
+    error: str | None = None
+
+
+# --- the ladder -------------------------------------------------------------------------------------
+
+
+class DiagnoseInput(StateInput):
+    stage: Literal["CACHE", "TRAIN", "EVALUATE", "REGISTER", "FUNCTION"]
+    state: str
+    """Name of the state that failed."""
+    error: str
+    cause: str
+    compute: ComputeChoice | None = None
+    attempts_of_class: Mapping[str, int] = {}
+    started_at: str | None = None
+
+
+class Diagnosis(Frozen):
+    fault: Literal[
+        "THROTTLED",
+        "QUOTA",
+        "CAPACITY",
+        "SPOT_INTERRUPTED",
+        "OOM_GPU",
+        "INTERNAL",
+        "TIME_LIMIT",
+        "DATA",
+        "NAN_LOSS",
+        "BASE_MODEL",
+        "DISK_FULL",
+        "CODE",
+        "STOPPED",
+        "TIMEOUT",
+        "UNKNOWN",
+    ]
+    action: Literal["RETRY", "USE_CHECKPOINT", "FAIL"]
+    """USE_CHECKPOINT: the job hit its cap but left an adapter; evaluate that."""
+    wait_s: int
+    message: str
+    """For the person who must act: what happened, the last log lines, what to do."""
+    final_status: str
+    """The ledger status where action is FAIL."""
+    compute: ComputeChoice | None
+    attempts_of_class: Mapping[str, int]
+
+
+# --- evaluation -------------------------------------------------------------------------------------
+
+
+class PrepareEvaluationInput(StateInput):
+    training_job_name: str
+    model_data: str
+    """S3 URI of the candidate's model.tar.gz."""
+    base_model_prefix: str
+    evaluation_instance_type: str
+
+
+class EvaluationSetup(Frozen):
+    """Output of PrepareEvaluation."""
+
+    job_name: str
+    sagemaker_model_name: str
+    prompts: int
+    variants: tuple[str, ...]
+    champion_package_arn: str | None
+    champion_model_data: str
+    """S3 URI of the champion's artifact; empty where there is no champion."""
+    partial_training: bool = False
+
+
+class ScoreInput(StateInput):
+    setup: EvaluationSetup
+
+
+class GateOutcome(Frozen):
+    """Output of ScorePredictions; the whole is `gate.json`."""
+
+    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    approval_status: Literal["Approved", "PendingManualApproval", "nothing"]
+    summary: str
+    gate_digest: str
+    """sha256 hex of gate.json, without prefix."""
+    metrics_uri: str
+    metadata: Mapping[str, str]
+    """CustomerMetadataProperties for the package: values 1-256 of `[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]`."""
+
+
+class ReportInput(StateInput):
+    status: str
+
+
+class ReportWritten(Frozen):
+    report_uri: str
+
+
+class Problem(Frozen):
+    """One thing wrong with a dataset; entries of one kind are grouped, `lines` has the rest."""
+
+    file: str
+    line: int | None
+    path: str
+    """JSON path such as `messages[2].content`; empty for the whole line or file."""
+    code: str
+    message: str
+    """What was found, what was expected, how to mend it; never quotes data that may be private."""
+    found: str = ""
+    expected: str = ""
+    mend: str = ""
+    lines: tuple[int, ...] = ()
+    count: int = Field(1, ge=1)
+    """True number of lines of this kind, also beyond the first 10,000 in `lines`."""
+
+
+class ValidationReport(Frozen):
+    """`validation.json`, and what `dropforge validate --json` prints."""
+
+    valid: bool
+    format: str | None
+    rows: int
+    bytes: int
+    error_count: int
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    tokens: Mapping[str, Any]
+    duplicates: Mapping[str, Any]
+    leakage: Mapping[str, Any]
+    pii: Mapping[str, Any]
+    holdout: Mapping[str, Any] = {}
+    schema_version: int = 1

@@ -1,0 +1,111 @@
+"""Where everything of a run lies in the run bucket. Keys only; buckets are arguments."""
+
+from typing import Final
+
+from dropforge_core.model import Frozen
+
+BASE_MODELS: Final = "base-models/"
+
+
+class RunLayout(Frozen):
+    """The keys of one run, all under `runs/<run_id>/`."""
+
+    run_id: str
+
+    @property
+    def root(self) -> str:
+        return f"runs/{self.run_id}/"
+
+    def key(self, name: str) -> str:
+        """Any key of this run, for example `key("gate.json")`."""
+        return self.root + name
+
+    @property
+    def request(self) -> str:
+        """What intake accepted: `RunRequest`."""
+        return self.key("request.json")
+
+    @property
+    def recipe(self) -> str:
+        """The recipe as it was resolved: `Recipe`."""
+        return self.key("recipe.json")
+
+    @property
+    def validation(self) -> str:
+        return self.key("validation.json")
+
+    @property
+    def train(self) -> str:
+        """Prefix of the training shards, `part-00000.jsonl` ..., canonical rows."""
+        return self.key("dataset/train/")
+
+    @property
+    def holdout(self) -> str:
+        """Prefix of the hold-out shards, canonical rows."""
+        return self.key("dataset/eval/")
+
+    @property
+    def manifest(self) -> str:
+        """Digest and size of every dataset shard: `DatasetManifest`."""
+        return self.key("dataset/manifest.json")
+
+    @property
+    def plan(self) -> str:
+        return self.key("plan.json")
+
+    @property
+    def training_config(self) -> str:
+        """Prefix of the `config` channel; holds `training.json` (`TrainingConfig`)."""
+        return self.key("training/config/")
+
+    @property
+    def training_output(self) -> str:
+        """S3OutputPath of the training job; SageMaker adds `<job>/output/model.tar.gz`."""
+        return self.key("training/output/")
+
+    @property
+    def checkpoints(self) -> str:
+        return self.key("checkpoints/")
+
+    @property
+    def prompts(self) -> str:
+        """Prefix of the batch transform's input shards, one `EvaluationPrompt` a line."""
+        return self.key("evaluation/input/")
+
+    @property
+    def predictions(self) -> str:
+        """Prefix of the batch transform's output, one `Prediction` a line, `<shard>.out`."""
+        return self.key("evaluation/output/")
+
+    @property
+    def metrics(self) -> str:
+        return self.key("evaluation/metrics.json")
+
+    @property
+    def gate(self) -> str:
+        return self.key("gate.json")
+
+    @property
+    def report(self) -> str:
+        return self.key("report/index.html")
+
+
+def base_model_prefix(name: str, revision: str) -> str:
+    """Prefix of a cached base model. `revision` is 40 hex digits: a hub commit, or the content's digest."""
+    return f"{BASE_MODELS}{name}/{revision}/"
+
+
+def s3_uri(bucket: str, key: str) -> str:
+    return f"s3://{bucket}/{key}"
+
+
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """`s3://bucket/key` to (bucket, key).
+
+    Raises:
+        ValueError: when it is not an S3 URI.
+    """
+    if not uri.startswith("s3://") or "/" not in uri[5:]:
+        raise ValueError(f"{uri!r} is not of the form s3://bucket/key")
+    bucket, _, key = uri[5:].partition("/")
+    return bucket, key

@@ -1,0 +1,1 @@
+"""The image: train, serve, cache-base-model, one entry point under an `/opt/ml`-shaped root."""
