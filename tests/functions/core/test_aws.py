@@ -1,0 +1,105 @@
+"""The gateways, against a real HTTP endpoint."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, newest_approved_package
+from dropforge_core.events import RunEvent
+from dropforge_core.ledger import Status
+from moto.server import ThreadedMotoServer
+
+RUN = "a" * 26
+
+
+@pytest.fixture(scope="module")
+def connect():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+
+    def client(service):
+        return boto3.client(
+            service,
+            endpoint_url=f"http://{host}:{port}",
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    yield client
+    server.stop()
+
+
+@pytest.fixture
+def ledger(connect):
+    db = connect("dynamodb")
+    db.create_table(
+        TableName="runs",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    yield Ledger("runs", db)
+    db.delete_table(TableName="runs")
+
+
+def test_a_run_is_opened_once(ledger):
+    """Of many simultaneous uploads of one thing exactly one opens the run."""
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda _: ledger.open_run(RUN, "m", Status.RECEIVED, {}), range(50)))
+    assert won.count(True) == 1
+
+
+def test_a_run_only_moves_forward(ledger):
+    """A status that comes late, or a second end, is not written."""
+    ledger.open_run(RUN, "m", Status.RECEIVED, {"received_at": "now"})
+    assert ledger.move(RUN, Status.TRAINING, {"job_name": "j"})
+    assert not ledger.move(RUN, Status.PLANNING)
+    assert ledger.move(RUN, Status.REGISTERED)
+    assert not ledger.move(RUN, Status.FAILED_INTERNAL)
+    run = ledger.run(RUN)
+    assert run is not None
+    assert (run["status"], run["job_name"], run["received_at"]) == ("REGISTERED", "j", "now")
+
+
+def test_an_unknown_run_is_never_made_by_a_move(ledger):
+    """A late event about a run that the ledger never saw writes nothing."""
+    assert not ledger.move("b" * 26, Status.TRAINING)
+    assert ledger.run("b" * 26) is None
+
+
+def test_a_claim_names_its_first_holder(ledger):
+    """Whoever claims a taken name learns who has it, and only the holder's place can be taken over."""
+    assert ledger.claim("CONTENT#x", "first") == "first"
+    assert ledger.claim("CONTENT#x", "second") == "first"
+    assert not ledger.take_over("CONTENT#x", "nobody", "third")
+    assert ledger.take_over("CONTENT#x", "first", "second")
+    assert ledger.claim("CONTENT#x", "third") == "second"
+
+
+def test_an_object_is_read_at_its_version(connect):
+    """An overwrite after the upload does not change what a pinned version reads."""
+    s3 = connect("s3")
+    s3.create_bucket(Bucket="data")
+    s3.put_bucket_versioning(Bucket="data", VersioningConfiguration={"Status": "Enabled"})
+    first = s3.put_object(Bucket="data", Key="k", Body=b"one")["VersionId"]
+    s3.put_object(Bucket="data", Key="k", Body=b"two")
+    bucket = Bucket("data", s3)
+    assert bucket.read("k", first) == b"one"
+    assert bucket.read("k") == b"two"
+    with pytest.raises(ObjectVanished):
+        bucket.read("gone")
+    assert bucket.head("gone") is None
+
+
+def test_a_bus_that_refuses_is_an_error(connect):
+    """An event that the bus did not take is never lost in silence."""
+    bus = Bus("no-such-bus", connect("events"))
+    with pytest.raises(Exception, match=r"(?i)bus|RunEnded"):
+        bus.publish("RunEnded", RunEvent(run_id=RUN, model="m", status="REGISTERED"))
+
+
+def test_a_first_model_has_no_champion(connect):
+    """Where no package group exists yet, there is no champion, and that is no error."""
+    assert newest_approved_package("new-model", connect("sagemaker")) is None
