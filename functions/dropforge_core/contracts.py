@@ -298,10 +298,12 @@ class PrepareEvaluationInput(StateInput):
     """S3 URI of the candidate's model.tar.gz."""
     base_model_prefix: str
     evaluation_instance_type: str
+    partial_training: bool = False
+    """True where training stopped at its cap and the best checkpoint is judged."""
 
 
 class EvaluationSetup(Frozen):
-    """Output of PrepareEvaluation."""
+    """Output of PrepareEvaluation, and `evaluation/setup.json`."""
 
     job_name: str
     sagemaker_model_name: str
@@ -310,7 +312,15 @@ class EvaluationSetup(Frozen):
     champion_package_arn: str | None
     champion_model_data: str
     """S3 URI of the champion's artifact; empty where there is no champion."""
+    champion_comparable: bool = True
+    """False where an approved package exists that cannot be answered for here, so that nothing is known of it."""
+    champion_note: str = ""
+    """Why there is no champion in this evaluation, or why it is not comparable."""
     partial_training: bool = False
+    training_job_name: str = ""
+    model_data: str = ""
+    """S3 URI of the candidate's artifact."""
+    base_model_prefix: str = ""
 
 
 class ScoreInput(StateInput):
@@ -326,12 +336,19 @@ class GateOutcome(Frozen):
     gate_digest: str
     """sha256 hex of gate.json, without prefix."""
     metrics_uri: str
+    client_token: str
+    """CreateModelPackage's ClientToken: the same run registers once."""
+    model_data: str
+    """S3 URI of the artifact to register."""
     metadata: Mapping[str, str]
     """CustomerMetadataProperties for the package: values 1-256 of `[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]`."""
 
 
 class ReportInput(StateInput):
     status: str
+    message: str = ""
+    """What ended the run, for a person: a diagnosis, the gate's summary; empty where the documents say it."""
+    package_arn: str | None = None
 
 
 class ReportWritten(Frozen):

@@ -78,8 +78,19 @@ class RunLayout(Frozen):
         return self.key("evaluation/output/")
 
     @property
+    def evaluation_setup(self) -> str:
+        """What is evaluated against what: `EvaluationSetup`."""
+        return self.key("evaluation/setup.json")
+
+    @property
     def metrics(self) -> str:
+        """Every metric of every variant with its interval: `MetricsReport`."""
         return self.key("evaluation/metrics.json")
+
+    @property
+    def examples(self) -> str:
+        """A few held-out rows with every variant's answer: `ExampleAnswers`."""
+        return self.key("evaluation/examples.json")
 
     @property
     def gate(self) -> str:
