@@ -53,6 +53,8 @@ class ExecutionInput(Frozen):
     run_id: str
     model: str
     started_at: str
+    redrive: int = 0
+    """0, or 1 + rank // 100 of the run's ledger item where an ended run is started again under another name."""
 
 
 # --- ValidateDataset --------------------------------------------------------------------------------
@@ -63,6 +65,8 @@ class StateInput(Tolerant):
 
     run_id: str
     model: str
+    redrive: int = 0
+    """How often the run was started again after it had ended; `ledger.rank` climbs with it."""
 
 
 class DatasetFacts(Frozen):
@@ -169,6 +173,8 @@ class Plan(Frozen):
     fits: bool
     within_budget: bool
     needs_approval: bool
+    approval_expires_s: int = 259_200
+    """Seconds that a person has to approve the cost."""
     reason: str
     """One sentence: why this instance, or why none."""
     base_model: BaseModelPlan
@@ -312,6 +318,9 @@ class EvaluationSetup(Frozen):
     champion_package_arn: str | None
     champion_model_data: str
     """S3 URI of the champion's artifact; empty where there is no champion."""
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """The recipe's generation settings, for the container's environment."""
     champion_comparable: bool = True
     """False where an approved package exists that cannot be answered for here, so that nothing is known of it."""
     champion_note: str = ""
@@ -353,6 +362,8 @@ class ReportInput(StateInput):
 
 class ReportWritten(Frozen):
     report_uri: str
+    cost_usd: float | None = None
+    """What the run's jobs cost, where it is known."""
 
 
 class Problem(Frozen):
