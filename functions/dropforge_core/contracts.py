@@ -261,6 +261,8 @@ class DiagnoseInput(StateInput):
     """Name of the state that failed."""
     error: str
     cause: str
+    job_name: str = ""
+    """The job that failed, to be described where the cause is cut off; empty where there is none."""
     compute: ComputeChoice | None = None
     attempts_of_class: Mapping[str, int] = {}
     started_at: str | None = None
