@@ -186,6 +186,12 @@ class Plan(Frozen):
     cost_usd: Interval | None
     hours: Interval | None
     max_cost_usd: float
+    spend_limit_usd: float = 0.0
+    """What this run may spend: max_cost_usd, or the larger sum that a person is asked to approve."""
+    evaluation_reserve_usd: float = 0.0
+    """Kept back for the evaluation; the rest bounds the training job's run time."""
+    notes: tuple[str, ...] = ()
+    """What the figures leave out or assume, a sentence each."""
     options: tuple[InstanceOption, ...]
 
 
@@ -284,6 +290,7 @@ class Diagnosis(Frozen):
         "CODE",
         "STOPPED",
         "TIMEOUT",
+        "PERMISSION",
         "UNKNOWN",
     ]
     action: Literal["RETRY", "USE_CHECKPOINT", "FAIL"]
@@ -295,6 +302,13 @@ class Diagnosis(Frozen):
     """The ledger status where action is FAIL."""
     compute: ComputeChoice | None
     attempts_of_class: Mapping[str, int]
+    """Failures so far, by `<stage>:<fault>`; handed back in the next DiagnoseInput."""
+    job_name: str = ""
+    """Where action is RETRY: the name of the failed stage's next job, never used before."""
+    training_job_name: str = ""
+    """Where action is USE_CHECKPOINT: the job that left the adapter, its redrive suffix included."""
+    model_data: str = ""
+    """Where action is USE_CHECKPOINT: S3 URI of the adapter that the job left."""
 
 
 # --- evaluation -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ S3Prefix = Annotated[
     str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/=-]*/$")
 ]
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
-TagText = Annotated[str, StringConstraints(pattern=r"^[\w .:/=+\-@]{0,256}$")]
+TagText = Annotated[str, StringConstraints(pattern=r"^[\w .:/=+\-@]*$", max_length=256)]
 
 
 class BaseModelRef(Frozen):

@@ -1,0 +1,141 @@
+"""How long a run takes and what it costs, as intervals. Seconds, hours and US dollars stand in the names."""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from dropforge_core.contracts import DatasetFacts, Interval
+from dropforge_core.model import Frozen
+from dropforge_core.planning.catalogue import Gpu
+from dropforge_core.planning.memory import EVALUATION_BATCH, adapter_parameters, weights_bytes
+from dropforge_core.planning.shape import ModelShape
+from dropforge_core.recipe import Recipe
+
+MFU: Final = (0.45, 0.25, 0.08)
+"""Share of the GPU's dense bf16 peak that training reaches: fastest, planned, slowest.
+
+Published runs give 0.30-0.44 for QLoRA on A100 and 0.41 for bf16 LoRA on H100; none that can be
+trusted was found for A10G, L4 and L40S, hence the width.
+"""
+MODEL_LOAD_GB_PER_S: Final = (0.4, 0.15, 0.05)
+"""Fastest, planned, slowest: S3 to disk to quantised in GPU memory. Billed with the job."""
+START_SECONDS: Final = (60.0, 180.0, 420.0)
+"""Image download, imports, upload of the artifact, per job. Provisioning before it is not billed."""
+DECODE_SECONDS: Final = (0.02, 0.05, 0.15)
+"""One generated token of a whole batch, beside reading the weights once."""
+ANSWER_SHARE: Final = (0.1, 0.5, 1.0)
+"""Of the new tokens that an answer may have: few answers are as long as they may be."""
+SPOT_SHARE: Final = (0.20, 0.35, 1.0)
+"""Of the on-demand price. The documentation promises up to 80-90 % off; the ladder may end on demand."""
+EVALUATED_VARIANTS: Final = 3
+"""Base, champion, candidate."""
+
+
+class Workload(Frozen):
+    """What is to be done, whatever it is done on."""
+
+    recipe: Recipe
+    dataset: DatasetFacts
+    shape: ModelShape
+
+
+def steps_and_tokens(recipe: Recipe, dataset: DatasetFacts) -> tuple[int, int]:
+    """Optimiser steps, and training tokens that pass the model in them."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps, training.steps * training.effective_batch_tokens
+    tokens = math.ceil((training.epochs or 3.0) * dataset.tokens_train)
+    return max(1, math.ceil(tokens / training.effective_batch_tokens)), tokens
+
+
+def flop_per_token(work: Workload, *, checkpointing: bool) -> float:
+    """Floating-point operations per training token.
+
+    Forward 2N; backward through frozen weights 2N, through the adapter's 4L (6L in all); recomputation
+    another 2N; the reference of a preference pair another 2N (arXiv 2001.08361, section 2.1; LoRA needs
+    no gradient of the base weights). Attention adds 2 * layers * width * length forward (causal).
+    """
+    shape, recipe = work.shape, work.recipe
+    passes = 2 + int(checkpointing) + int(recipe.method == "dpo")
+    attention = 2.0 * shape.layers * shape.heads * shape.head_dim * _mean_length(work)
+    # Backward of attention is twice its forward: one pass more than for frozen weights.
+    return (
+        2.0 * shape.matmul_parameters * passes
+        + 6.0 * adapter_parameters(shape, recipe)
+        + attention * (passes + 1)
+    )
+
+
+def training_seconds(work: Workload, gpu: Gpu, *, checkpointing: bool) -> Interval:
+    """A training job from its first billed second to its last."""
+    recipe, dataset = work.recipe, work.dataset
+    _, tokens = steps_and_tokens(recipe, dataset)
+    flop = tokens * flop_per_token(work, checkpointing=checkpointing)
+    evaluations = 1 + tokens / max(1, dataset.tokens_train) * recipe.training.evals_per_epoch
+    flop += evaluations * _forward_holdout(work)
+    return _interval(lambda i: START_SECONDS[i] + _load_seconds(work, i) + _compute_seconds(flop, gpu, i))
+
+
+def evaluation_seconds(work: Workload, gpu: Gpu) -> Interval:
+    """A batch transform that judges base, champion and candidate on the hold-out."""
+    evaluation = work.recipe.evaluation
+    batches = math.ceil(min(work.dataset.rows_eval, evaluation.generate_at_most) / EVALUATION_BATCH)
+    tokens = batches * evaluation.generation.max_new_tokens * EVALUATED_VARIANTS
+    read = weights_bytes(work.shape, work.recipe.quantization) / (gpu.gb_per_s * 1e9)
+    flop = EVALUATED_VARIANTS * _forward_holdout(work)
+    return _interval(
+        lambda i: (
+            START_SECONDS[i]
+            + _load_seconds(work, i)
+            + tokens * (DECODE_SECONDS[i] + read) * ANSWER_SHARE[i]
+            + _compute_seconds(flop, gpu, i)
+        )
+    )
+
+
+def cost_usd(seconds: Interval, usd_hour: float, *, spot: bool) -> Interval:
+    """What a job of that length costs."""
+    low, expected, high = SPOT_SHARE if spot else (1.0, 1.0, 1.0)
+    return Interval(
+        low=seconds.low / 3600 * usd_hour * low,
+        expected=seconds.expected / 3600 * usd_hour * expected,
+        high=seconds.high / 3600 * usd_hour * high,
+    )
+
+
+def total(*parts: Interval) -> Interval:
+    """Sums of the lows, the expected values and the highs."""
+    return Interval(
+        low=sum(p.low for p in parts),
+        expected=sum(p.expected for p in parts),
+        high=sum(p.high for p in parts),
+    )
+
+
+def scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(
+        low=interval.low * factor, expected=interval.expected * factor, high=interval.high * factor
+    )
+
+
+def _mean_length(work: Workload) -> float:
+    return min(
+        float(work.recipe.training.max_seq_len), work.dataset.tokens_train / max(1, work.dataset.rows_train)
+    )
+
+
+def _forward_holdout(work: Workload) -> float:
+    return work.dataset.rows_eval * _mean_length(work) * 2.0 * work.shape.matmul_parameters
+
+
+def _compute_seconds(flop: float, gpu: Gpu, case: int) -> float:
+    return flop / (MFU[case] * gpu.bf16_tflops * 1e12)
+
+
+def _load_seconds(work: Workload, case: int) -> float:
+    return work.shape.parameters * 2 / 1e9 / MODEL_LOAD_GB_PER_S[case]
+
+
+def _interval(case: Callable[[int], float]) -> Interval:
+    """Best, planned and worst case, which are numbered 0, 1, 2."""
+    return Interval(low=case(0), expected=case(1), high=case(2))

@@ -1,0 +1,101 @@
+"""The plan in sentences: what was chosen and why, or what is missing and how to mend it."""
+
+import math
+from typing import NamedTuple
+
+from dropforge_core.contracts import InstanceOption, Interval, Plan
+from dropforge_core.model import Frozen
+from dropforge_core.planning.duration import Workload
+from dropforge_core.planning.memory import (
+    GIB,
+    MARGIN,
+    evaluation_memory,
+    shortest_micro_batch,
+    training_memory,
+)
+
+
+class Judged(Frozen):
+    """One allowed training type, judged. `training_s` is None where the table does not have it."""
+
+    option: InstanceOption
+    micro_batch_tokens: int = 0
+    checkpointing: bool = True
+    training_s: Interval | None = None
+
+
+class Evaluation(Frozen):
+    """The evaluation's type, billed seconds and US dollars; zeros where no allowed type fits."""
+
+    instance_type: str
+    fits: bool
+    seconds: Interval
+    cost: Interval
+
+
+class Standing(NamedTuple):
+    """How far the chosen type comes."""
+
+    fits: bool
+    priced: bool
+    within: bool
+
+
+def headline(of: Plan) -> str:
+    """The plan in one sentence, for people."""
+    if not of.fits or of.cost_usd is None or of.hours is None:
+        return f"No plan: {of.reason}"
+    where = f"{of.compute.instance_type} {'on spot' if of.compute.spot else 'on demand'}"
+    cost = f"${of.cost_usd.low:.2f} to ${of.cost_usd.high:.2f}"
+    verdict = "" if of.within_budget else " That is over the cap."
+    return f"Plan: {where}, about {duration(of.hours.expected)}, {cost} (cap ${of.max_cost_usd:g}).{verdict}"
+
+
+def duration(hours: float) -> str:
+    """`14 min` or `3.2 h`."""
+    return f"{max(1, round(hours * 60))} min" if hours < 1.5 else f"{hours:.1f} h"
+
+
+def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Standing) -> str:
+    """Why this type, or why none."""
+    recipe, shape = work.recipe, work.shape
+    option, compute = chosen.option, recipe.compute
+    size = f"{shape.parameters / 1e9:.2g} B parameters"
+    if not evaluation.fits:
+        need = evaluation_memory(shape, recipe).total / GIB / MARGIN
+        return (
+            f"none of compute.evaluation_instance_types ({', '.join(compute.evaluation_instance_types)}) can "
+            f"evaluate {size}: a priced batch-transform type with {need:.0f} GiB of GPU memory is needed."
+        )
+    if not standing.fits:
+        need = training_memory(
+            shape, recipe, micro_batch_tokens=shortest_micro_batch(recipe), checkpointing=True
+        ).gib
+        return (
+            f"none of compute.instance_types ({', '.join(compute.instance_types)}) can train {size} with rows of "
+            f"{recipe.training.max_seq_len} tokens: {need / MARGIN:.0f} GiB of GPU memory are needed. Allow a larger "
+            "type, or lower training.max_seq_len or adapter.r."
+        )
+    if not standing.priced:
+        return (
+            f"{option.instance_type} would hold {size}, but no price is known for it, so max_cost_usd can't be kept. "
+            "Allow a type that has a price."
+        )
+    holds = (
+        f"{option.instance_type} ({option.gpu}, {option.gpu_memory_gib:.0f} GiB) trains {size} in about "
+        f"{option.predicted_memory_gib:.1f} GiB"
+    )
+    if standing.within:
+        return f"{holds} and is the first allowed type that fits and stays within the cap."
+    cost, seconds = option.cost_usd, chosen.training_s
+    if cost is None or seconds is None:
+        raise AssertionError("a priced type has a cost")
+    dollars = math.ceil(
+        max(cost.expected, seconds.expected / 3600 * (option.price_usd_hour or 0) + evaluation.cost.high)
+    )
+    return (
+        f"{holds}, but needs about {duration(seconds.expected / 3600)} of training, which the caps don't allow "
+        f"(max_cost_usd {compute.max_cost_usd:g} at ${option.price_usd_hour:g} an hour on demand, max_hours "
+        f"{compute.max_hours:g}). It would take max_cost_usd {dollars} and max_hours "
+        f"{math.ceil(seconds.expected / 3600 * 10) / 10:g}."
+    )

@@ -1,0 +1,130 @@
+"""GPU memory of training and of evaluation, in bytes, before anything is started.
+
+The weights' share is the one of QLoRA (arXiv 2305.14314); the activations' share is a linear model
+per token that was checked against published measurements of 7-8B models: see docs/planning.md.
+"""
+
+from typing import Final
+
+from dropforge_core.model import Frozen
+from dropforge_core.planning.shape import ModelShape
+from dropforge_core.recipe import Recipe
+
+GIB: Final = 2**30
+NF4_BITS: Final = 4.127
+"""Bits per parameter: 4, and 0.127 for doubly quantised block constants (arXiv 2305.14314, section 3)."""
+ADAPTER_BYTES: Final = 4 + 4 + 8
+"""Per adapter parameter: fp32 weight, gradient, Adam's two moments. 8-bit Adam needs 6 less: that is reserve."""
+LOGIT_BYTES: Final = 2 + 4 + 4
+"""Per logit: bf16, its fp32 copy, the gradient. Only positions with a label have logits."""
+CONTEXT_BYTES: Final = int(1.5 * GIB)
+"""CUDA context, cuBLAS workspaces, fragmentation."""
+MARGIN: Final = 0.85
+"""A type is taken only where the estimate is at most this share of its nominal memory."""
+EVALUATION_BATCH: Final = 16
+"""Prompts that are answered together, as memory and time of the evaluation are planned."""
+
+
+class MemoryEstimate(Frozen):
+    """Parts of the peak, in bytes."""
+
+    weights: int
+    adapter: int
+    activations: int
+    dequantised: int
+    """One layer's weights in 16 bits, as they are needed for its product."""
+    context: int = CONTEXT_BYTES
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapter + self.activations + self.dequantised + self.context
+
+    @property
+    def gib(self) -> float:
+        return self.total / GIB
+
+
+def shortest_micro_batch(recipe: Recipe) -> int:
+    """Tokens that one forward pass must be able to hold: the longest row, twice for a preference pair."""
+    return recipe.training.max_seq_len * (2 if recipe.method == "dpo" else 1)
+
+
+def weights_bytes(shape: ModelShape, quantization: str) -> int:
+    """Resident base model: NF4 linears with everything else in 16 bits, or all of it in 16 bits."""
+    if quantization == "none":
+        return shape.parameters * 2
+    unquantised = shape.parameters - shape.linear_parameters
+    return int(shape.linear_parameters * NF4_BITS / 8) + unquantised * 2
+
+
+def adapter_parameters(shape: ModelShape, recipe: Recipe) -> int:
+    """Trainable scalars: r * (d_in + d_out) a layer, and a magnitude per output with DoRA.
+
+    Raises:
+        BaseModelUnsuitable: when a target names no layer.
+    """
+    adapter = recipe.adapter
+    return sum(
+        linear.count * (adapter.r * (linear.d_in + linear.d_out) + (linear.d_out if adapter.dora else 0))
+        for linear in shape.adapted(adapter.targets)
+    )
+
+
+def bytes_per_token(shape: ModelShape, *, checkpointing: bool, labelled_share: float = 1.0) -> float:
+    """Activations of one token in a micro-batch.
+
+    With gradient checkpointing every layer keeps its input (2 bytes a channel) and one layer at a
+    time is whole; without it all layers are whole (34 bytes a channel, arXiv 2205.05198, without the
+    attention matrix, which FlashAttention does not keep; 6 more for each inner channel of the
+    feed-forward). `labelled_share` is the share of positions that have a label.
+    """
+    layer = 34 * shape.hidden + 6 * shape.ffn
+    layers = shape.layers * shape.hidden * 2 + layer if checkpointing else shape.layers * layer
+    return shape.vocab * LOGIT_BYTES * labelled_share + layers
+
+
+def training_memory(
+    shape: ModelShape, recipe: Recipe, *, micro_batch_tokens: int, checkpointing: bool
+) -> MemoryEstimate:
+    """Peak of one GPU while it trains with micro-batches of that many tokens."""
+    per_token = bytes_per_token(shape, checkpointing=checkpointing)
+    return MemoryEstimate(
+        weights=weights_bytes(shape, recipe.quantization),
+        adapter=adapter_parameters(shape, recipe) * ADAPTER_BYTES,
+        activations=int(micro_batch_tokens * per_token),
+        dequantised=_largest_layer(shape, recipe) * (3 if recipe.adapter.dora else 1),
+    )
+
+
+def largest_micro_batch(
+    shape: ModelShape, recipe: Recipe, *, memory_gib: float, checkpointing: bool
+) -> int | None:
+    """The most tokens that fit, up to the effective batch; None where not even the shortest fits."""
+    shortest = shortest_micro_batch(recipe)
+    fixed = training_memory(shape, recipe, micro_batch_tokens=0, checkpointing=checkpointing).total
+    room = MARGIN * memory_gib * GIB - fixed
+    # One token less than the quotient: activations are cut to whole bytes, the limit is not.
+    most = int(room // bytes_per_token(shape, checkpointing=checkpointing)) - 1
+    if most < shortest:
+        return None
+    return max(shortest, min(most, recipe.training.effective_batch_tokens))
+
+
+def evaluation_memory(shape: ModelShape, recipe: Recipe) -> MemoryEstimate:
+    """Peak of the evaluation: base, two adapters in 16 bits, keys and values of a batch, its logits."""
+    length = recipe.training.max_seq_len + recipe.evaluation.generation.max_new_tokens
+    cache = EVALUATION_BATCH * length * shape.layers * 2 * shape.kv_heads * shape.head_dim * 2
+    # The likelihood is taken row by row where a batch would not fit; one row's logits are the floor.
+    logits = recipe.training.max_seq_len * shape.vocab * 6
+    return MemoryEstimate(
+        weights=weights_bytes(shape, recipe.quantization),
+        adapter=adapter_parameters(shape, recipe) * 2 * 2,
+        activations=cache + logits,
+        dequantised=_largest_layer(shape, recipe),
+    )
+
+
+def _largest_layer(shape: ModelShape, recipe: Recipe) -> int:
+    if recipe.quantization == "none":
+        return 0
+    return max((linear.d_in * linear.d_out for linear in shape.linears), default=0) * 2
