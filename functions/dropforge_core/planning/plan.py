@@ -90,7 +90,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         fits=chosen in fitting,
         within_budget=within,
         needs_approval=needs_approval,
-        reason=_reason(chosen, recipe, shape, evaluation, fitting=fitting, priced=priced, within=within),
+        reason=reason(work, chosen, evaluation, Standing(chosen in fitting, chosen in priced, within)),
         base_model=BaseModelPlan(
             name=base.name,
             source=base.source,
@@ -195,9 +195,9 @@ def _is_within(one: Judged, recipe: Recipe, evaluation: Evaluation) -> bool:
     )
 
 
-def _evaluation(recipe: Recipe, dataset: DatasetFacts, shape: ModelShape, table: Catalogue) -> Evaluation:
-    need = evaluation_memory(shape, recipe).gib
-    allowed = recipe.compute.evaluation_instance_types
+def _evaluation(work: Workload, table: Catalogue) -> Evaluation:
+    need = evaluation_memory(work.shape, work.recipe).gib
+    allowed = work.recipe.compute.evaluation_instance_types
     for name in allowed:
         found = table.find(name)
         if found is None or found.usd_hour is None or not found.transform:
