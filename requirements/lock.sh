@@ -10,3 +10,6 @@ compile development.in -o development.txt
 for part in functions validation-layer training-image; do
   compile "$part.in" -c development.txt -o "$part.txt"
 done
+# `sam build` reads a lock beside the code it builds.
+cp functions.txt ../functions/requirements.txt
+cp validation-layer.txt ../layers/validation/requirements.txt
