@@ -303,12 +303,6 @@ class Diagnosis(Frozen):
     compute: ComputeChoice | None
     attempts_of_class: Mapping[str, int]
     """Failures so far, by `<stage>:<fault>`; handed back in the next DiagnoseInput."""
-    job_name: str = ""
-    """Where action is RETRY: the name of the failed stage's next job, never used before."""
-    training_job_name: str = ""
-    """Where action is USE_CHECKPOINT: the job that left the adapter, its redrive suffix included."""
-    model_data: str = ""
-    """Where action is USE_CHECKPOINT: S3 URI of the adapter that the job left."""
 
 
 # --- evaluation -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from dropforge_core.planning.duration import (
     total,
     training_seconds,
 )
-from dropforge_core.planning.explain import Evaluation, Judged
+from dropforge_core.planning.explain import Evaluation, Judged, Standing, reason
 from dropforge_core.planning.memory import (
     ADAPTER_BYTES,
     MARGIN,
@@ -119,6 +119,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         max_cost_usd=recipe.compute.max_cost_usd,
         spend_limit_usd=limit,
         evaluation_reserve_usd=evaluation.cost.high,
+        approval_expires_s=round(recipe.approval.expires_hours * 3600),
         notes=NOTES,
         options=tuple(one.option for one in judged),
     )

@@ -1,0 +1,90 @@
+"""PlanTraining: what the run needs, which instance it takes, what it will cost; nothing is spent yet."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from announce import announce
+from base_model import locate
+from dropforge_core.aws import Bucket, Bus, Ledger, client
+from dropforge_core.contracts import DatasetFacts, Plan, PlanInput, TrainingConfig
+from dropforge_core.events import RunEvent
+from dropforge_core.layout import RunLayout
+from dropforge_core.ledger import Status
+from dropforge_core.planning import headline, plan
+from dropforge_core.recipe import Recipe
+from hub import Hub
+from runtime import Settings, instrumented
+
+
+class Env(Settings):
+    run_table: str
+    run_bucket: str
+    event_bus: str
+    image_uri: str = "unknown"
+    hf_endpoint: str = "https://huggingface.co"
+    hub_token_secret_arn: str = ""
+
+
+@instrumented
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Input `PlanInput`, output `Plan`; writes `plan.json` and the trainer's `training.json`.
+
+    Raises:
+        BaseModelUnavailable: when the base model is not there or may not be read.
+        BaseModelUnsuitable: when it can't be tuned here.
+        HubUnreachable: when the hub does not answer.
+    """
+    env = Env.load()
+    asked = PlanInput.model_validate(event)
+    runs = Bucket(env.run_bucket)
+    layout = RunLayout(run_id=asked.run_id)
+    Ledger(env.run_table).move(asked.run_id, Status.PLANNING, redrive=asked.redrive)
+    recipe = Recipe.model_validate_json(runs.read(layout.recipe))
+    base, shape = locate(recipe.base_model, runs, Hub(env.hf_endpoint, _token(env.hub_token_secret_arn)))
+    made = plan(
+        recipe=recipe, dataset=asked.dataset, shape=shape, base=base, run_id=asked.run_id, model=asked.model
+    )
+    config = TrainingConfig(
+        run_id=asked.run_id,
+        model=asked.model,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest,
+        dataset_digest=asked.dataset.digest,
+        base_model_name=base.name,
+        base_model_revision=base.prefix.rstrip("/").rsplit("/", 1)[-1],
+        gradient_checkpointing=made.gradient_checkpointing,
+        image=env.image_uri,
+    )
+    runs.write(layout.plan, made.model_dump_json(indent=2).encode())
+    runs.write(layout.training_config + "training.json", config.model_dump_json(indent=2).encode())
+    announce(Bus(env.event_bus), "RunPlanned", _planned(asked.model, made, asked.dataset))
+    return made.model_dump(mode="json")
+
+
+def _planned(model: str, made: Plan, dataset: DatasetFacts) -> RunEvent:
+    cost, hours = made.cost_usd, made.hours
+    return RunEvent(
+        run_id=made.run_id,
+        model=model,
+        status=Status.PLANNING,
+        message=headline(made),
+        data={
+            "instance_type": made.compute.instance_type,
+            "cost_low": round(cost.low, 4) if cost else None,
+            "cost_expected": round(cost.expected, 4) if cost else None,
+            "cost_high": round(cost.high, 4) if cost else None,
+            "hours": round(hours.expected, 4) if hours else None,
+            "steps": made.steps,
+            "rows_train": dataset.rows_train,
+            "rows_eval": dataset.rows_eval,
+            "max_cost_usd": made.max_cost_usd,
+        },
+    )
+
+
+def _token(secret_arn: str) -> str:
+    """The hub's access token. It lives in this call only, never in an event, a name or a log line."""
+    if not secret_arn:
+        return ""
+    return str(client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]).strip()
