@@ -13,7 +13,7 @@ from dropforge_core.model import Frozen
 
 logger = Logger()
 tracer = Tracer()
-metrics = Metrics()
+metrics = Metrics(namespace="Dropforge")
 
 Handler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
 

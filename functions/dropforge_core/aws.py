@@ -199,6 +199,31 @@ class Ledger:
             raise
         return True
 
+    def note(self, name: str) -> dict[str, str]:
+        """A named note's fields as plain text; empty where there is none."""
+        item = self._db.get_item(TableName=self._table, Key={"pk": {"S": name}}, ConsistentRead=True).get(
+            "Item"
+        )
+        return plain(item) if item else {}
+
+    def write_note(self, name: str, fields: Mapping[str, str], seen: Mapping[str, str]) -> bool:
+        """Replace a named note. False where somebody wrote it since `seen` was read; nothing is written then."""
+        revision = int(seen.get("revision", "0"))
+        item: dict[str, Any] = {"pk": {"S": name}, "revision": {"N": str(revision + 1)}}
+        item.update({key: {"S": text} for key, text in fields.items()})
+        try:
+            self._db.put_item(
+                TableName=self._table,
+                Item=item,
+                ConditionExpression="attribute_not_exists(pk) OR revision = :seen",
+                ExpressionAttributeValues={":seen": {"N": str(revision)}},
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
 
 def plain(item: Mapping[str, Any]) -> dict[str, str]:
     """A DynamoDB item's scalar attributes as text."""
