@@ -1,0 +1,88 @@
+"""The batch transform's input: every question for every variant, in shards of a bounded size."""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, NamedTuple
+
+from dropforge_core.contracts import EvaluationPrompt
+from dropforge_core.evaluation.rows import Question
+
+Variant = Literal["base", "champion", "candidate"]
+
+SHARD_BYTES: Final = 500_000
+"""A shard is one request (MultiRecord, MaxPayloadInMB 1): half of the limit, so that one fits whole."""
+SHARD_PROMPTS: Final = 64
+SHARD_NEW_TOKENS: Final = 32_768
+"""Most tokens that one request may have to generate: a request must end within its time limit."""
+
+
+class Shard(NamedTuple):
+    name: str
+    body: bytes
+    prompts: int
+
+
+def generated_ids(ids: Iterable[str], at_most: int) -> frozenset[str]:
+    """The rows that are answered by generation: those of the smallest sha256 of their id.
+
+    The choice depends on the ids alone, not on their order, and adding rows changes it least.
+    """
+    return frozenset(
+        heapq.nsmallest(at_most, ids, key=lambda row_id: hashlib.sha256(row_id.encode()).digest())
+    )
+
+
+def prompts_per_shard(max_new_tokens: int) -> int:
+    """How many prompts one request carries, 4 to `SHARD_PROMPTS`, by what each may generate."""
+    return max(4, min(SHARD_PROMPTS, SHARD_NEW_TOKENS // max_new_tokens))
+
+
+def shards(
+    questions: Iterable[tuple[str, Question]],
+    variants: Sequence[Variant],
+    generated: frozenset[str],
+    max_new_tokens: int,
+) -> Iterator[Shard]:
+    """Shards `<variant>-00000.jsonl` and so on, each of one variant, so that a request needs one adapter.
+
+    The same rows give the same shards whatever the other variants are: writing them again changes nothing.
+
+    Args:
+        questions: (row id, question) in the dataset's order.
+        variants: who answers.
+        generated: ids that are answered by generation; the likelihood is measured on all.
+        max_new_tokens: per answer.
+    """
+    limit = prompts_per_shard(max_new_tokens)
+    pending: dict[Variant, list[bytes]] = {variant: [] for variant in variants}
+    sizes = dict.fromkeys(variants, 0)
+    written = dict.fromkeys(variants, 0)
+
+    def flush(variant: Variant) -> Shard:
+        shard = Shard(
+            f"{variant}-{written[variant]:05d}.jsonl", b"".join(pending[variant]), len(pending[variant])
+        )
+        pending[variant], sizes[variant] = [], 0
+        written[variant] += 1
+        return shard
+
+    for row_id, question in questions:
+        for variant in variants:
+            prompt = EvaluationPrompt(
+                id=row_id,
+                variant=variant,
+                messages=question.messages,
+                reference=question.reference,
+                generate=row_id in generated and bool(question.messages),
+            )
+            line = prompt.model_dump_json().encode() + b"\n"
+            if pending[variant] and (
+                sizes[variant] + len(line) > SHARD_BYTES or len(pending[variant]) >= limit
+            ):
+                yield flush(variant)
+            pending[variant].append(line)
+            sizes[variant] += len(line)
+    for variant in variants:
+        if pending[variant]:
+            yield flush(variant)

@@ -1,0 +1,1 @@
+"""Whether a candidate has earned its place: paired, against base and champion, with the uncertainty told."""

@@ -1,0 +1,227 @@
+"""Scores by row, estimates by variant, and paired comparisons: the numbers that rules are applied to."""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dropforge_core.contracts import Prediction
+from dropforge_core.evaluation.join import Asked, Joined
+from dropforge_core.gate.statistics import (
+    Bounds,
+    ClusteredMean,
+    clustered_mean,
+    normal_cdf,
+    sample_size,
+    t_bounds,
+    t_cdf,
+    tango,
+    tango_score,
+    wilson,
+)
+from dropforge_core.metrics.registry import Metric, nll_per_byte
+from dropforge_core.model import Frozen
+
+POWER = 0.8
+"""Chance with which an effect of delta is to be shown where a sample counts as large enough."""
+
+Method = Literal["wilson", "t", "tango", "none"]
+
+
+class Estimate(Frozen):
+    """One metric of one variant. Bounds are one-sided at alpha; None is unbounded."""
+
+    metric: str
+    variant: str
+    n: int
+    clusters: int
+    mean: float | None
+    lower: float | None
+    upper: float | None
+    deviation: float | None
+    """Standard deviation of one row; of a proportion at the point of its interval nearest to one half."""
+    method: Method
+
+
+class Comparison(Frozen):
+    """The candidate against one reference on one metric, row by row. Positive: the candidate is better."""
+
+    metric: str
+    against: Literal["base", "champion"]
+    n: int
+    clusters: int
+    difference: float | None
+    lower: float | None
+    upper: float | None
+    method: Method
+    better: int
+    """Rows on which the candidate is better."""
+    worse: int
+    n_needed: int | None
+    """Rows at which an effect of delta would be shown with 80 % power; None where no number is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Score by variant and row id, for one metric; only rows that were measured."""
+
+    metric: Metric
+    by_variant: Mapping[str, Mapping[str, float]]
+
+
+def score(metric: Metric, joined: Joined) -> Scores:
+    """Every variant's score of every row that has a good answer."""
+    wanted = [asked for asked in joined.asked if metric.needs == "likelihood" or asked.generate]
+    return Scores(
+        metric,
+        {
+            variant: {
+                asked.id: _score(metric, asked, answers[asked.id]) for asked in wanted if asked.id in answers
+            }
+            for variant, answers in joined.answers.items()
+        },
+    )
+
+
+def estimate(scores: Scores, variant: str, clusters: Mapping[str, str], alpha: float) -> Estimate:
+    """Mean and bounds of one variant: Wilson for proportions, Student's t for means."""
+    rows = sorted(scores.by_variant.get(variant, {}).items())
+    if not rows:
+        return Estimate(
+            metric=scores.metric.name,
+            variant=variant,
+            n=0,
+            clusters=0,
+            mean=None,
+            lower=None,
+            upper=None,
+            deviation=None,
+            method="none",
+        )
+    values = [value for _, value in rows]
+    found = clustered_mean(values, [clusters[row_id] for row_id, _ in rows])
+    binary = scores.metric.kind == "binary"
+    bounds = proportion_bounds(found, len(values), alpha) if binary else t_bounds(found, alpha)
+    deviation = found.deviation
+    if binary:
+        p = min(max(0.5, bounds.lower), bounds.upper)
+        deviation = math.sqrt(p * (1 - p))
+    return Estimate(
+        metric=scores.metric.name,
+        variant=variant,
+        n=len(values),
+        clusters=found.clusters,
+        mean=rounded(bounds.estimate),
+        lower=rounded(bounds.lower),
+        upper=rounded(bounds.upper),
+        deviation=rounded(deviation),
+        method="wilson" if binary else "t",
+    )
+
+
+def proportion_bounds(found: ClusteredMean, n: int, alpha: float) -> Bounds:
+    """Wilson's bounds at the effective sample size: n over the design effect of the clusters (Kish 1965)."""
+    p = found.mean
+    simple = p * (1 - p) / n
+    if found.clusters == n:
+        effect = 1.0
+    elif simple > 0 and math.isfinite(found.standard_error):
+        effect = max(1.0, found.standard_error**2 / simple)
+    else:
+        effect = n / found.clusters
+    return wilson(p * n / effect, n / effect, alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Differences of the rows that both sides have, positive where the candidate is better."""
+
+    metric: Metric
+    differences: tuple[float, ...]
+    clusters: tuple[Hashable, ...]
+
+    @property
+    def gains(self) -> int:
+        return sum(difference > 0 for difference in self.differences)
+
+    @property
+    def losses(self) -> int:
+        return sum(difference < 0 for difference in self.differences)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the pairs are independent binary outcomes, which Tango's test is for."""
+        return self.metric.kind == "binary" and len(set(self.clusters)) == len(self.clusters)
+
+
+def pair(
+    scores: Scores, against: str, clusters: Mapping[str, str], only: Iterable[str] | None = None
+) -> Paired:
+    """Pair the candidate's rows with the reference's by id; `only` narrows to a slice."""
+    mine, theirs = scores.by_variant.get("candidate", {}), scores.by_variant.get(against, {})
+    ids = sorted(mine.keys() & theirs.keys() & (mine.keys() if only is None else frozenset(only)))
+    return Paired(
+        metric=scores.metric,
+        differences=tuple(scores.metric.better(mine[row_id], theirs[row_id]) for row_id in ids),
+        clusters=tuple(clusters[row_id] for row_id in ids),
+    )
+
+
+def compare(paired: Paired, against: Literal["base", "champion"], alpha: float, delta: float) -> Comparison:
+    """Bounds of the mean difference: Tango for independent binary pairs, clustered Student's t otherwise."""
+    n = len(paired.differences)
+    if n == 0:
+        bounds, method, groups, needed = Bounds(math.nan, -math.inf, math.inf), "none", 0, math.inf
+    else:
+        found = clustered_mean(paired.differences, paired.clusters)
+        groups = found.clusters
+        if paired.is_table:
+            bounds, method = tango(paired.gains, paired.losses, n, alpha), "tango"
+            # The upper bound of the discordance: no discordant pair in 50 does not mean that there is none.
+            discordance = wilson(paired.gains + paired.losses, n, alpha).upper
+            needed = sample_size(math.sqrt(discordance), delta, alpha, POWER)
+        else:
+            bounds, method = t_bounds(found, alpha), "t"
+            needed = sample_size(found.deviation, delta, alpha, POWER)
+    return Comparison(
+        metric=paired.metric.name,
+        against=against,
+        n=n,
+        clusters=groups,
+        difference=rounded(bounds.estimate),
+        lower=rounded(bounds.lower),
+        upper=rounded(bounds.upper),
+        method=method,
+        better=paired.gains,
+        worse=paired.losses,
+        n_needed=math.ceil(needed) if math.isfinite(needed) else None,
+    )
+
+
+def harm_p_value(paired: Paired, delta: float) -> float:
+    """P-value of 'the candidate is worse by more than delta' (H0: it is not)."""
+    n = len(paired.differences)
+    if paired.is_table:
+        return normal_cdf(tango_score(paired.gains, paired.losses, n, -delta))
+    found = clustered_mean(paired.differences, paired.clusters)
+    if found.clusters < 2:
+        return 1.0
+    if found.standard_error == 0:
+        return float(found.mean >= -delta)
+    return t_cdf((found.mean + delta) / found.standard_error, found.clusters - 1)
+
+
+def rounded(value: float) -> float | None:
+    """Ten significant digits, so that documents are the same on every platform; None for no finite number."""
+    return float(f"{value:.10g}") if math.isfinite(value) else None
+
+
+def clusters_of(asked: Sequence[Asked]) -> dict[str, str]:
+    """Row id to cluster."""
+    return {one.id: one.cluster for one in asked}
+
+
+def _score(metric: Metric, asked: Asked, answer: Prediction) -> float:
+    if metric.compare is None:
+        return nll_per_byte(float(answer.nll or 0.0), len(asked.reference.encode()))
+    return metric.worst if answer.text is None else metric.compare(asked.reference, answer.text)

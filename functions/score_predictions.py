@@ -1,0 +1,88 @@
+"""ScorePredictions: join the answers, measure them, decide, and write the decision down."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import BotoCoreError, ClientError
+
+from dropforge_core.aws import Bucket, Bus, Ledger
+from dropforge_core.contracts import DatasetManifest, EvaluationSetup, GateOutcome, Plan, ScoreInput
+from dropforge_core.evaluation.join import join
+from dropforge_core.evaluation.rows import holdout_rows, lines
+from dropforge_core.events import RunEvent
+from dropforge_core.gate.judgement import Subject, judge, metrics_json, outcome
+from dropforge_core.gate.slices import Slicing
+from dropforge_core.layout import RunLayout
+from dropforge_core.ledger import Status
+from dropforge_core.recipe import Recipe
+from runtime import Settings, count, instrumented, logger
+
+
+class Env(Settings):
+    run_table: str
+    run_bucket: str
+    event_bus: str
+
+
+@instrumented
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """ScoreInput to GateOutcome. The same answers give the same gate.json, however often it runs."""
+    env, order = Env.load(), ScoreInput.model_validate(event)
+    Ledger(env.run_table).move(order.run_id, Status.GATING, redrive=order.redrive)
+    result = score(Bucket(env.run_bucket), order.run_id, order.model, order.setup)
+    count(f"Gate{result.verdict.title()}")
+    _announce(Bus(env.event_bus), order, result)
+    return result.model_dump(mode="json")
+
+
+def score(bucket: Bucket, run_id: str, model: str, setup: EvaluationSetup) -> GateOutcome:
+    """Read prompts and answers, judge, write metrics.json, examples.json and, last, gate.json.
+
+    Raises:
+        ObjectVanished: when the run's recipe, plan or manifest is not there.
+        pydantic.ValidationError: when one of them is not what this version writes.
+    """
+    layout = RunLayout(run_id=run_id)
+    recipe = Recipe.model_validate_json(bucket.read(layout.recipe))
+    subject = Subject(
+        run_id=run_id,
+        model=model,
+        dataset_digest=DatasetManifest.model_validate_json(bucket.read(layout.manifest)).digest,
+        base_model=Plan.model_validate_json(bucket.read(layout.plan)).base_model.name,
+        setup=setup,
+    )
+    joined = join(
+        _lines(bucket, layout.prompts, ".jsonl"), _lines(bucket, layout.predictions, ".out"), setup.variants
+    )
+    slicing = Slicing()
+    if recipe.evaluation.slices:
+        rows = holdout_rows(_lines(bucket, layout.holdout, ".jsonl"))
+        slicing = Slicing(recipe.evaluation.slices, {row.id: row.meta for row in rows})
+    judgement = judge(joined, recipe, subject, slicing)
+    bucket.write(layout.metrics, metrics_json(judgement.metrics))
+    if judgement.examples:
+        bucket.write(layout.examples, judgement.examples.model_dump_json(indent=2).encode())
+    bucket.write(layout.gate, judgement.gate_json)
+    return outcome(judgement, recipe.gate, bucket.name)
+
+
+def _lines(bucket: Bucket, prefix: str, suffix: str) -> Iterator[bytes]:
+    for entry in bucket.list(prefix):
+        if entry["Key"].endswith(suffix):
+            yield from lines(bucket.stream(entry["Key"]))
+
+
+def _announce(bus: Bus, order: ScoreInput, result: GateOutcome) -> None:
+    """Tell those who listen; that nobody hears changes no verdict."""
+    event = RunEvent(
+        run_id=order.run_id,
+        model=order.model,
+        status=Status.GATING,
+        message=result.summary,
+        data={"verdict": result.verdict, "summary": result.summary},
+    )
+    try:
+        bus.publish("GateDecided", event)
+    except (ClientError, BotoCoreError, RuntimeError):
+        logger.exception("GateDecided was not published")

@@ -1,0 +1,72 @@
+"""Who the champion is, and when there is none."""
+
+import pytest
+
+from dropforge_core.evaluation.champion import champion_of
+
+BASE = "base-models/org/base/" + "0" * 40 + "/"
+ARN = "arn:aws:sagemaker:us-east-1:000000000000:model-package/m/3"
+
+
+def package(url="s3://runs/old/model.tar.gz", base=BASE, **container):
+    return {
+        "ModelPackageArn": ARN,
+        "InferenceSpecification": {"Containers": [{"ModelDataUrl": url, **container}]},
+        "CustomerMetadataProperties": {"base_model_prefix": base},
+    }
+
+
+def champion(found, exists=True):
+    return champion_of(
+        found,
+        candidate_model_data="s3://runs/new/model.tar.gz",
+        base_model_prefix=BASE,
+        run_bucket="runs",
+        exists=lambda key: exists and key == "old/model.tar.gz",
+    )
+
+
+def test_the_approved_package_takes_part():
+    """An approved package with its artifact in the run bucket and the same base model is the champion."""
+    found = champion(package())
+    assert (found.package_arn, found.model_data) == (ARN, "s3://runs/old/model.tar.gz")
+    listed = champion(
+        package(url=None, ModelDataSource={"S3DataSource": {"S3Uri": "s3://runs/old/model.tar.gz"}})
+    )
+    assert listed.model_data == "s3://runs/old/model.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("found", "exists"),
+    [
+        (None, True),
+        (package(url=None), True),
+        (package(url="https://elsewhere/model.tar.gz"), True),
+        (package(url="s3://runs/new/model.tar.gz"), True),
+        (package(), False),
+        ({"ModelPackageArn": ARN}, True),
+    ],
+    ids=[
+        "none approved",
+        "no artifact",
+        "not in S3",
+        "the candidate itself",
+        "artifact gone",
+        "no containers",
+    ],
+)
+def test_no_champion_is_said_with_its_reason(found, exists):
+    """Without an artifact to compare with there is no champion, and the reason is noted."""
+    result = champion(found, exists)
+    assert result.model_data == ""
+    assert result.comparable
+    assert result.note
+
+
+@pytest.mark.parametrize("found", [package(base="base-models/org/other/1/"), package("s3://theirs/m.tar.gz")])
+def test_a_champion_that_cannot_be_asked_is_not_forgotten(found):
+    """Another base model or another bucket: the package takes no part, and the comparison stays open."""
+    result = champion(found)
+    assert not result.comparable
+    assert result.package_arn == ARN
+    assert result.model_data == ""
