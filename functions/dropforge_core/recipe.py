@@ -4,14 +4,27 @@ A recipe is YAML. It is laid over the stack's default recipe, key by key, and ev
 reported at once. Units stand in the names or the docstrings.
 """
 
+import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
-import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.model import Frozen
+from dropforge_core.recipe_yaml import RecipeFault, RecipeInvalid, load_yaml
 
 HubRepo = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")
@@ -21,10 +34,25 @@ S3Prefix = Annotated[
     str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/=-]*/$")
 ]
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
+Strictness = Annotated[Severity, BeforeValidator(lambda value: "off" if value is False else value)]
+"""YAML 1.1 reads a bare `off` as false."""
 TagText = Annotated[str, StringConstraints(pattern=r"^[\w .:/=+\-@]*$", max_length=256)]
 
 
-class BaseModelRef(Frozen):
+TRANSFORM_FAMILIES: Final = frozenset({"g4dn", "g5", "g6", "g6e"})
+"""GPU families that CreateTransformJob takes (`TransformInstanceType`)."""
+
+MAX_TAGS: Final = 40
+"""SageMaker takes 50 tags a job; the service's own need room."""
+
+
+class Section(Frozen):
+    """A part of a recipe. No number of it may be infinite or NaN, both of which YAML can write."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class BaseModelRef(Section):
     """Where the base model comes from: a hub repository at a revision, or an S3 prefix with safetensors."""
 
     repo: HubRepo | None = None
@@ -56,7 +84,7 @@ class BaseModelRef(Frozen):
         return self.repo or str(self.s3).rstrip("/").rsplit("/", 1)[-1]
 
 
-class Adapter(Frozen):
+class Adapter(Section):
     """LoRA (arXiv 2106.09685) on the base model's linear layers."""
 
     r: int = Field(16, ge=1, le=256)
@@ -64,7 +92,13 @@ class Adapter(Frozen):
     alpha: float = Field(32.0, gt=0, le=1024)
     """Scale: the update is multiplied by alpha / r (or alpha / sqrt(r) with rslora)."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    targets: (
+        Literal["all-linear"]
+        | Annotated[
+            tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,64}$")], ...],
+            Field(min_length=1),
+        ]
+    ) = "all-linear"
     """Names of the modules to adapt; all-linear leaves out only the output head."""
     rslora: bool = False
     """Rank-stabilised scale (arXiv 2312.03732)."""
@@ -72,7 +106,7 @@ class Adapter(Frozen):
     """Weight-decomposed LoRA (arXiv 2402.09353)."""
 
 
-class Training(Frozen):
+class Training(Section):
     epochs: float | None = Field(None, gt=0, le=100)
     """Passes over the data; 3 where neither epochs nor steps is given."""
     steps: int | None = Field(None, ge=1, le=1_000_000)
@@ -101,13 +135,13 @@ class Training(Frozen):
         return self
 
 
-class Generation(Frozen):
+class Generation(Section):
     max_new_tokens: int = Field(256, ge=1, le=8192)
     temperature: float = Field(0.0, ge=0, le=2)
     """0 is greedy: the same prompts give the same answers."""
 
 
-class Evaluation(Frozen):
+class Evaluation(Section):
     metrics: Literal["auto"] | tuple[str, ...] = "auto"
     """Names from `dropforge_core.metrics`; auto chooses from the data and says why."""
     generation: Generation = Generation()
@@ -121,7 +155,7 @@ class Evaluation(Frozen):
     """Fields of `meta` by which results are also reported."""
 
 
-class Gate(Frozen):
+class Gate(Section):
     """What a candidate must show. All bounds are one-sided at `alpha`."""
 
     primary: str = "nll_per_byte"
@@ -140,8 +174,8 @@ class Gate(Frozen):
     on_inconclusive: Literal["PendingManualApproval", "nothing"] = "PendingManualApproval"
 
 
-class Compute(Frozen):
-    instance_types: tuple[InstanceType, ...] = (
+class Compute(Section):
+    instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = (
         "ml.g6.xlarge",
         "ml.g5.xlarge",
         "ml.g6e.xlarge",
@@ -150,7 +184,11 @@ class Compute(Frozen):
         "ml.p5.4xlarge",
     )
     """Allowed types in order of preference; the plan takes the first that fits, capacity faults the next."""
-    evaluation_instance_types: tuple[InstanceType, ...] = ("ml.g5.xlarge", "ml.g6.xlarge", "ml.g5.2xlarge")
+    evaluation_instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = (
+        "ml.g5.xlarge",
+        "ml.g6.xlarge",
+        "ml.g5.2xlarge",
+    )
     """Batch transform has no p5, g7e; g6e only in newer service models."""
     spot: bool = True
     max_cost_usd: float = Field(25.0, gt=0)
@@ -158,24 +196,36 @@ class Compute(Frozen):
     max_hours: float = Field(24.0, gt=0, le=28 * 24)
 
 
-class DatasetRules(Frozen):
+class DatasetRules(Section):
     min_rows: int = Field(10, ge=1)
     max_rows: int = Field(5_000_000, ge=1)
     on_invalid: Literal["reject", "drop"] = "reject"
     max_dropped_share: float = Field(0.02, ge=0, lt=1)
-    near_duplicates: Literal["error", "warning", "off"] = "warning"
-    duplicates: Literal["error", "warning", "off"] = "warning"
-    leakage: Literal["error", "warning", "off"] = "error"
-    pii: Literal["error", "warning", "off"] = "warning"
+    near_duplicates: Strictness = "warning"
+    duplicates: Strictness = "warning"
+    leakage: Strictness = "error"
+    pii: Strictness = "warning"
+    checks: Mapping[str, Strictness] = {}
+    """Severity of single checks by their code (docs/error-codes.md); it has the last word."""
+
+    @field_validator("checks")
+    @classmethod
+    def _known_codes(cls, value: Mapping[str, Severity]) -> Mapping[str, Severity]:
+        for code in value:
+            if code not in CODES:
+                raise ValueError(f"codes of docs/error-codes.md; there is no {code[:40]!r}")
+            if not CODES[code].adjustable:
+                raise ValueError(f"checks that may be changed; what {code} finds can't be trained")
+        return value
 
 
-class Approval(Frozen):
+class Approval(Section):
     spend: Literal["never", "over_cap", "always"] = "never"
     """When a person must approve before money is spent."""
     expires_hours: float = Field(72.0, gt=0, le=24 * 30)
 
 
-class Recipe(Frozen):
+class Recipe(Section):
     base_model: BaseModelRef
     method: Literal["sft", "dpo"] = "sft"
     quantization: Literal["nf4", "none"] = "nf4"
@@ -189,7 +239,9 @@ class Recipe(Frozen):
     tags: Mapping[TagText, TagText] = {}
 
     @model_validator(mode="after")
-    def _combinations(self) -> Self:
+    def _agrees(self) -> Self:
+        if faults := list(_conflicts(self)):
+            raise PydanticCustomError("recipe_conflicts", "fields that agree", {"faults": faults})
         if self.method == "dpo" and self.training.packing:
             object.__setattr__(self, "training", self.training.model_copy(update={"packing": False}))
         return self
@@ -201,24 +253,43 @@ class Recipe(Frozen):
         return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
-class RecipeFault(Frozen):
-    """One thing that is wrong with a recipe."""
-
-    path: str
-    line: int | None
-    found: str
-    expected: str
-
-
-class RecipeInvalid(ValueError):
-    """Every fault of a recipe at once."""
-
-    def __init__(self, faults: Sequence[RecipeFault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(f"{f.path or 'recipe'}: {f.expected} (found {f.found})" for f in faults))
+def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(path, what would agree and why) of every pair of fields that can't both be meant."""
+    yield from _measuring_conflicts(recipe.evaluation, recipe.gate)
+    yield from _compute_conflicts(recipe.compute)
+    if recipe.method == "dpo" and recipe.training.packing and "packing" in recipe.training.model_fields_set:
+        yield "training.packing", "false with method dpo: pairs are compared row by row"
+    if recipe.dataset.min_rows > recipe.dataset.max_rows:
+        yield "dataset.min_rows", f"at most max_rows, which is {recipe.dataset.max_rows}"
+    if len(recipe.tags) > MAX_TAGS:
+        yield "tags", f"at most {MAX_TAGS} tags"
+    if any(not name or name.lower().startswith("aws:") for name in recipe.tags):
+        yield "tags", "names that are not empty and don't begin with 'aws:', which AWS keeps for itself"
 
 
-MAX_RECIPE_BYTES: Final = 65_536
+def _measuring_conflicts(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, str]]:
+    most = evaluation.max_holdout
+    if evaluation.min_holdout > most:
+        yield "evaluation.min_holdout", f"at most max_holdout, which is {most}"
+    if gate.min_examples > most:
+        yield "gate.min_examples", f"at most evaluation.max_holdout ({most}), or no candidate could ever pass"
+    if not gate.primary.startswith("nll") and evaluation.generate_at_most < gate.min_examples:
+        yield (
+            "evaluation.generate_at_most",
+            f"at least gate.min_examples ({gate.min_examples}): '{gate.primary}' is measured on generated answers",
+        )
+
+
+def _compute_conflicts(compute: Compute) -> Iterator[tuple[str, str]]:
+    for place, instance in enumerate(compute.evaluation_instance_types):
+        if instance.split(".")[1] not in TRANSFORM_FAMILIES:
+            families = ", ".join(sorted(TRANSFORM_FAMILIES))
+            yield (
+                f"compute.evaluation_instance_types.{place}",
+                f"a family that batch transform has: {families}",
+            )
+    if len(set(compute.instance_types)) < len(compute.instance_types):
+        yield "compute.instance_types", "each type once: the list is an order of preference"
 
 
 def parse_recipe(text: str | None, default: str | None = None) -> Recipe:
@@ -228,42 +299,100 @@ def parse_recipe(text: str | None, default: str | None = None) -> Recipe:
         RecipeInvalid: with all faults: path (dotted), line in the YAML where it can be told.
     """
     lines: dict[str, int] = {}
-    layers: list[dict[str, Any]] = []
-    for source in (default, text):
-        if source is None or not source.strip():
-            continue
-        if len(source.encode("utf-8", "surrogatepass")) > MAX_RECIPE_BYTES:
-            raise RecipeInvalid(
-                [
-                    RecipeFault(
-                        path="",
-                        line=None,
-                        found=f"{len(source)} characters",
-                        expected="at most 64 KiB of YAML",
-                    )
-                ]
-            )
-        loaded, where = _load_yaml(source)
-        layers.append(loaded)
-        lines = where
     merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _overlay(merged, layer)
-    try:
-        return Recipe.model_validate(merged)
-    except ValidationError as error:
-        raise RecipeInvalid([_fault(detail, lines) for detail in error.errors(include_url=False)]) from None
-
-
-def _fault(detail: Any, lines: Mapping[str, int]) -> RecipeFault:
-    path = ".".join(str(part) for part in detail["loc"])
-    line = None
-    for depth in range(len(detail["loc"]), 0, -1):
-        line = lines.get(".".join(str(part) for part in detail["loc"][:depth]))
-        if line is not None:
+    for source in (default, text):
+        if source is not None and source.strip():
+            layer, lines = load_yaml(source)
+            merged = _overlay(merged, layer)
+    faults: list[RecipeFault] = []
+    while True:
+        try:
+            recipe = Recipe.model_validate(merged)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            faults += [fault for detail in found for fault in _faults(detail, lines)]
+            # Conflicts show only where every field is well: look again without the fields that are not.
+            if any(detail["type"] == "recipe_conflicts" for detail in found):
+                break
+            merged = _without([detail["loc"] for detail in found], merged)
+        else:
             break
-    found = "nothing" if detail["type"] == "missing" else repr(detail.get("input"))
-    return RecipeFault(path=path, line=line, found=found[:120], expected=str(detail["msg"]))
+    if faults:
+        raise RecipeInvalid(list(dict.fromkeys(faults)))
+    return recipe
+
+
+def _without(places: Sequence[tuple[int | str, ...]], merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe less its faulty fields; lists and references go whole."""
+    out: dict[str, Any] = json.loads(json.dumps(merged, default=str))
+    for place in places:
+        level: Any = out
+        for part in place[:-1]:
+            under = level.get(str(part)) if isinstance(level, dict) else None
+            if not isinstance(under, dict) or part == "base_model":
+                break
+            level = under
+        else:
+            part = place[-1]
+        if isinstance(level, dict):
+            level.pop(str(part), None)
+    out.setdefault("base_model", "not/given")
+    return out
+
+
+def _faults(detail: Any, lines: Mapping[str, int]) -> Iterator[RecipeFault]:
+    if detail["type"] == "recipe_conflicts":
+        for path, reason in detail["ctx"]["faults"]:
+            yield RecipeFault(
+                path=path,
+                line=_line_of(path.split("."), lines),
+                found=_shown(detail["input"], path),
+                expected=reason,
+                code="RECIPE_CONFLICT",
+            )
+        return
+    place = [str(part) for part in detail["loc"]]
+    codes = {"missing": "RECIPE_MISSING", "extra_forbidden": "RECIPE_FIELD_UNKNOWN"}
+    if detail["type"] == "missing":
+        found, expected = "nothing", "a value"
+    elif detail["type"] == "extra_forbidden":
+        found, expected = "an unknown field", _nearest(place)
+    else:
+        found = ascii(detail.get("input"))[:120]
+        expected = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    yield RecipeFault(
+        path=".".join(place),
+        line=_line_of(place, lines),
+        found=found,
+        expected=expected,
+        code=codes.get(detail["type"], "RECIPE_VALUE"),
+    )
+
+
+def _shown(recipe: Any, path: str) -> str:
+    value = recipe
+    for part in path.split("."):
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
+    return f"{len(value)} entries" if isinstance(value, tuple | Mapping) else ascii(value)[:120]
+
+
+def _line_of(place: Sequence[str], lines: Mapping[str, int]) -> int | None:
+    for depth in range(len(place), 0, -1):
+        if (line := lines.get(".".join(place[:depth]))) is not None:
+            return line
+    return None
+
+
+def _nearest(place: Sequence[str]) -> str:
+    """What a misspelt field may have meant."""
+    section: type[BaseModel] = Recipe
+    for part in place[:-1]:
+        kind = section.model_fields[part].annotation if part in section.model_fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            break
+        section = kind
+    close = difflib.get_close_matches(place[-1], section.model_fields, n=1)
+    return f"'{close[0]}'" if close else "one of " + ", ".join(section.model_fields)
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,45 +411,18 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return out
 
 
-def _load_yaml(text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        loaded = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise RecipeInvalid(
-            [
-                RecipeFault(
-                    path="",
-                    line=mark.line + 1 if mark else None,
-                    found=str(getattr(error, "problem", None) or error)[:120],
-                    expected="YAML",
-                )
-            ]
-        ) from None
-    if loaded is None:
-        return {}, {}
-    if not isinstance(loaded, dict):
-        raise RecipeInvalid(
-            [
-                RecipeFault(
-                    path="", line=1, found=type(loaded).__name__, expected="keys and values at the top level"
-                )
-            ]
-        )
-    lines: dict[str, int] = {}
-    _collect_lines(node, "", lines)
-    return loaded, lines
-
-
-def _collect_lines(node: yaml.Node | None, path: str, lines: dict[str, int]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = f"{path}.{key.value}" if path else str(key.value)
-            lines[here] = key.start_mark.line + 1
-            _collect_lines(value, here, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            here = f"{path}.{index}"
-            lines[here] = value.start_mark.line + 1
-            _collect_lines(value, here, lines)
+__all__: Sequence[str] = (
+    "Adapter",
+    "Approval",
+    "BaseModelRef",
+    "Compute",
+    "DatasetRules",
+    "Evaluation",
+    "Gate",
+    "Generation",
+    "Recipe",
+    "RecipeFault",
+    "RecipeInvalid",
+    "Training",
+    "parse_recipe",
+)

@@ -171,15 +171,14 @@ def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
     engine = frames.decompressobj()
     try:
         for chunk in chunks:
-            data = chunk
-            while data:
+            at = 0
+            while at < len(chunk):
                 if engine.eof:
                     engine = frames.decompressobj()
                 # A run of one byte takes 4 bytes for 128 KiB, and one call gives all there is: feed little.
-                piece, data = data[:1024], data[1024:]
+                piece = chunk[at : at + 1024]
                 yield engine.decompress(piece)
-                if engine.eof:
-                    data = engine.unused_data + data
+                at += len(piece) - len(engine.unused_data)
     except zstandard.ZstdError as error:
         raise FileFault(Fault("COMPRESSION_BROKEN", "", f"a zstd stream that is broken ({error})")) from None
     if not engine.eof:
