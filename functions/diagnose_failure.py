@@ -115,7 +115,9 @@ def _circumstances(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> 
         spent_usd=_spent_usd(asked.run_id, clinic) if is_training else 0.0,
         training_usd=max(0.0, plan.spend_limit_usd - plan.evaluation_reserve_usd) if plan else 0.0,
         needed_hours={o.instance_type: o.hours.expected for o in plan.options if o.hours} if plan else {},
-        max_hours=max(recipe.compute.max_hours, plan.compute.max_runtime_s / 3600) if recipe and plan else 0.0,
+        max_hours=max(recipe.compute.max_hours, plan.compute.max_runtime_s / 3600)
+        if recipe and plan
+        else 0.0,
         shortest_micro_batch=shortest_micro_batch(recipe) if recipe else 1,
         artifact_left=is_training and _left_an_artifact(asked, evidence, clinic),
     )

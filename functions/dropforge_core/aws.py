@@ -184,6 +184,13 @@ class Ledger:
             return plain(found).get("holder", value) if found else self.claim(name, value, fields)
         return value
 
+    def holder(self, name: str) -> str | None:
+        """Who holds a claim; None where nobody does."""
+        found = self._db.get_item(TableName=self._table, Key={"pk": {"S": name}}, ConsistentRead=True).get(
+            "Item"
+        )
+        return plain(found).get("holder") if found else None
+
     def take_over(self, name: str, holder: str, value: str) -> bool:
         """Replace the holder of a claim. False where somebody else did so first."""
         try:
