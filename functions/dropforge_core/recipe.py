@@ -240,7 +240,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if faults := list(_conflicts(self)):
+        if faults := [(path, _shown(self, path), wanted) for path, wanted in _conflicts(self)]:
             raise PydanticCustomError("recipe_conflicts", "fields that agree", {"faults": faults})
         if self.method == "dpo" and self.training.packing:
             object.__setattr__(self, "training", self.training.model_copy(update={"packing": False}))
@@ -342,12 +342,12 @@ def _without(places: Sequence[tuple[int | str, ...]], merged: Mapping[str, Any])
 
 def _faults(detail: Any, lines: Mapping[str, int]) -> Iterator[RecipeFault]:
     if detail["type"] == "recipe_conflicts":
-        for path, reason in detail["ctx"]["faults"]:
+        for path, found, wanted in detail["ctx"]["faults"]:
             yield RecipeFault(
                 path=path,
                 line=_line_of(path.split("."), lines),
-                found=_shown(detail["input"], path),
-                expected=reason,
+                found=found,
+                expected=wanted,
                 code="RECIPE_CONFLICT",
             )
         return
@@ -369,8 +369,8 @@ def _faults(detail: Any, lines: Mapping[str, int]) -> Iterator[RecipeFault]:
     )
 
 
-def _shown(recipe: Any, path: str) -> str:
-    value = recipe
+def _shown(recipe: "Recipe", path: str) -> str:
+    value: Any = recipe
     for part in path.split("."):
         value = value[int(part)] if part.isdigit() else getattr(value, part)
     return f"{len(value)} entries" if isinstance(value, tuple | Mapping) else ascii(value)[:120]

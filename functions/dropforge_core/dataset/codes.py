@@ -15,54 +15,66 @@ class Code(NamedTuple):
     """Unless the recipe says otherwise."""
     expected: str
     mend: str
+    scope: Literal["file", "row", "dataset", "recipe"] = "row"
     adjustable: bool = False
     """Whether `dataset.checks` of a recipe may change the severity. What can't be read can't be excused."""
 
 
 CODES: Final[dict[str, Code]] = {
     # the file
-    "FILE_VANISHED": Code("error", "the file that was uploaded", "Upload it again."),
-    "FILE_EMPTY": Code("error", "at least one row", "Upload the file again with its content."),
+    "FILE_VANISHED": Code("error", "the file that was uploaded", "Upload it again.", scope="file"),
+    "FILE_EMPTY": Code("error", "at least one row", "Upload the file again with its content.", scope="file"),
     "FILE_KIND": Code(
         "error",
         "JSON Lines, a JSON array, CSV or TSV, plain or compressed with gzip or zstd",
         "Convert the file to JSON Lines; docs/datasets.md shows one line that does so.",
+        scope="file",
     ),
-    "FILE_NONE": Code("error", "at least one data file", "Upload train.jsonl beside the _READY marker."),
+    "FILE_NONE": Code(
+        "error", "at least one data file", "Upload train.jsonl beside the _READY marker.", scope="file"
+    ),
     "COMPRESSION_BROKEN": Code(
-        "error", "a whole gzip or zstd stream", "Compress the file again and upload all of it."
+        "error", "a whole gzip or zstd stream", "Compress the file again and upload all of it.", scope="file"
     ),
     "COMPRESSION_RATIO": Code(
         "error",
         "at most 200 times the compressed size",
         "Upload the file uncompressed, or look for a repetition.",
+        scope="file",
     ),
-    "ENCODING_UTF16": Code("error", "UTF-8", "Save the file as UTF-8: iconv -f UTF-16 -t UTF-8."),
+    "ENCODING_UTF16": Code(
+        "error", "UTF-8", "Save the file as UTF-8: iconv -f UTF-16 -t UTF-8.", scope="file"
+    ),
     "BOM": Code(
         "warning",
         "UTF-8 without a byte order mark",
         "Save without BOM; it was left out of the first row.",
+        scope="file",
         adjustable=True,
     ),
     "ARRAY_BROKEN": Code(
         "error",
         "one JSON array of objects, closed by ']'",
         "Write one object a line instead (.jsonl): jq -c '.[]'.",
+        scope="file",
     ),
     "CSV_HEADER": Code(
         "error",
         "a first line that names each column once, with those of one format (prompt,completion or text ...)",
         "Add or mend the header line.",
+        scope="file",
     ),
     "CSV_BROKEN": Code(
         "error",
         "RFC 4180: quotes doubled inside quoted fields, each quote closed",
         "Write the file with a CSV library, every field quoted.",
+        scope="file",
     ),
     "CSV_FIELDS": Code(
         "error",
         "as many fields as the header has",
         "Quote the fields that contain the separator or a line break.",
+        scope="file",
     ),
     # the bytes of a row
     "LINE_TOO_LONG": Code(
@@ -176,6 +188,12 @@ CODES: Final[dict[str, Code]] = {
         "Remove the token; the template puts it where it belongs.",
         adjustable=True,
     ),
+    "TEMPLATE_REFUSED": Code(
+        "error",
+        "a row that the base model's chat template accepts",
+        "Change the roles or fields that the template objects to.",
+        adjustable=True,
+    ),
     "OVER_LENGTH": Code(
         "error",
         "at most training.max_seq_len tokens",
@@ -189,103 +207,162 @@ CODES: Final[dict[str, Code]] = {
         adjustable=True,
     ),
     # the dataset
-    "ROWS_TOO_FEW": Code("error", "dataset.min_rows valid rows", "Add rows, or lower dataset.min_rows."),
-    "ROWS_TOO_MANY": Code("error", "at most dataset.max_rows rows", "Upload fewer rows, or raise the limit."),
+    "ROWS_TOO_FEW": Code(
+        "error", "dataset.min_rows valid rows", "Add rows, or lower dataset.min_rows.", scope="dataset"
+    ),
+    "ROWS_TOO_MANY": Code(
+        "error", "at most dataset.max_rows rows", "Upload fewer rows, or raise the limit.", scope="dataset"
+    ),
     "ROWS_DROPPED": Code(
-        "warning", "every row valid", "The rows in question are listed with their own codes.", adjustable=True
+        "warning",
+        "every row valid",
+        "The rows in question are listed with their own codes.",
+        scope="dataset",
+        adjustable=True,
     ),
     "METHOD_FORMAT": Code(
-        "error", "preference pairs for method dpo", "Set method to sft, or add chosen and rejected."
+        "error",
+        "preference pairs for method dpo",
+        "Set method to sft, or add chosen and rejected.",
+        scope="dataset",
     ),
     "PREFERENCE_UNUSED": Code(
         "warning",
         "method dpo for preference pairs",
         "Set method to dpo; with sft only the chosen answers are learnt.",
+        scope="dataset",
         adjustable=True,
     ),
     "EVAL_EMPTY": Code(
-        "error", "valid rows in the evaluation files that were given", "Mend or remove the evaluation files."
+        "error",
+        "valid rows in the evaluation files that were given",
+        "Mend or remove the evaluation files.",
+        scope="dataset",
     ),
-    "TRAIN_EMPTY": Code("error", "valid rows to train on", "Name a file train.jsonl."),
+    "TRAIN_EMPTY": Code("error", "valid rows to train on", "Name a file train.jsonl.", scope="dataset"),
     "DUPLICATE_ROW": Code(
-        "warning", "each row once", "Remove the repetitions, unless the weight is intended.", adjustable=True
+        "warning",
+        "each row once",
+        "Remove the repetitions, unless the weight is intended.",
+        scope="dataset",
+        adjustable=True,
     ),
     "NEAR_DUPLICATE": Code(
         "warning",
         "rows that differ in more than numbers and a few words",
         "Look at a few; they add cost and little else.",
+        scope="dataset",
         adjustable=True,
     ),
     "CONFLICTING_ANSWERS": Code(
         "warning",
         "one answer to one prompt",
         "Decide which is right; the model will learn to waver.",
+        scope="dataset",
         adjustable=True,
     ),
     "LEAKAGE_EXACT": Code(
         "error",
         "evaluation prompts that training has not seen",
         "Remove the row from one of the two files.",
+        scope="dataset",
         adjustable=True,
     ),
     "LEAKAGE_NEAR": Code(
         "warning",
         "evaluation prompts unlike those of training",
         "Remove it from one side, or leave out the eval file: the hold-out is then cut by similarity.",
+        scope="dataset",
         adjustable=True,
     ),
     "SIMILARITY_PARTIAL": Code(
         "warning",
         "all rows compared with one another",
         "Nothing needs doing; the hold-out comes from the rows that were compared.",
+        scope="dataset",
         adjustable=True,
     ),
     "HOLDOUT_BY_ROW": Code(
         "warning",
         "rows of many kinds",
         "Give eval files of your own; the measure on this hold-out may flatter.",
+        scope="dataset",
         adjustable=True,
     ),
     "LENGTH_IMBALANCE": Code(
         "warning",
         "rows of comparable length",
         "Look at the longest rows; they weigh more than all others.",
+        scope="dataset",
         adjustable=True,
     ),
     "ANSWER_IMBALANCE": Code(
         "warning",
         "answers that vary",
         "Add rows with the other answers, or the model will learn the frequent one.",
+        scope="dataset",
         adjustable=True,
     ),
     # private data: located and counted, never quoted
     "PII_EMAIL": Code(
-        "warning", "no e-mail addresses", "Replace them, for example by <email>.", adjustable=True
+        "warning",
+        "no e-mail addresses",
+        "Replace them, for example by <email>.",
+        scope="dataset",
+        adjustable=True,
     ),
     "PII_PHONE": Code(
-        "warning", "no telephone numbers", "Replace them, for example by <phone>.", adjustable=True
+        "warning",
+        "no telephone numbers",
+        "Replace them, for example by <phone>.",
+        scope="dataset",
+        adjustable=True,
     ),
     "PII_CARD": Code(
-        "warning", "no payment card numbers", "Replace them, for example by <card>.", adjustable=True
+        "warning",
+        "no payment card numbers",
+        "Replace them, for example by <card>.",
+        scope="dataset",
+        adjustable=True,
     ),
     "PII_IBAN": Code(
-        "warning", "no bank account numbers", "Replace them, for example by <iban>.", adjustable=True
+        "warning",
+        "no bank account numbers",
+        "Replace them, for example by <iban>.",
+        scope="dataset",
+        adjustable=True,
     ),
-    "SECRET_AWS": Code("warning", "no AWS access keys", "Revoke the key, then remove it.", adjustable=True),
-    "SECRET_GCP": Code("warning", "no Google API keys", "Revoke the key, then remove it.", adjustable=True),
+    "SECRET_AWS": Code(
+        "warning", "no AWS access keys", "Revoke the key, then remove it.", scope="dataset", adjustable=True
+    ),
+    "SECRET_GCP": Code(
+        "warning", "no Google API keys", "Revoke the key, then remove it.", scope="dataset", adjustable=True
+    ),
     "SECRET_AZURE": Code(
-        "warning", "no Azure account keys", "Revoke the key, then remove it.", adjustable=True
+        "warning",
+        "no Azure account keys",
+        "Revoke the key, then remove it.",
+        scope="dataset",
+        adjustable=True,
     ),
-    "SECRET_TOKEN": Code("warning", "no access tokens", "Revoke the token, then remove it.", adjustable=True),
+    "SECRET_TOKEN": Code(
+        "warning", "no access tokens", "Revoke the token, then remove it.", scope="dataset", adjustable=True
+    ),
     "SECRET_PRIVATE_KEY": Code(
-        "warning", "no private keys", "Revoke the key, then remove it.", adjustable=True
+        "warning", "no private keys", "Revoke the key, then remove it.", scope="dataset", adjustable=True
     ),
     # the recipe
-    "RECIPE_YAML": Code("error", "YAML with keys and values", "Mend the line; docs/recipes.md has examples."),
-    "RECIPE_FIELD_UNKNOWN": Code("error", "a field of docs/recipes.md", "Mend the spelling or remove it."),
-    "RECIPE_MISSING": Code("error", "the field", "Add it; a recipe needs at least base_model."),
-    "RECIPE_VALUE": Code("error", "a value within the field's range", "Change the value."),
+    "RECIPE_YAML": Code(
+        "error", "YAML with keys and values", "Mend the line; docs/recipes.md has examples.", scope="recipe"
+    ),
+    "RECIPE_FIELD_UNKNOWN": Code(
+        "error", "a field of docs/recipes.md", "Mend the spelling or remove it.", scope="recipe"
+    ),
+    "RECIPE_MISSING": Code(
+        "error", "the field", "Add it; a recipe needs at least base_model.", scope="recipe"
+    ),
+    "RECIPE_VALUE": Code("error", "a value within the field's range", "Change the value.", scope="recipe"),
     "RECIPE_CONFLICT": Code(
-        "error", "fields that agree with one another", "Change or remove one of the two."
+        "error", "fields that agree with one another", "Change or remove one of the two.", scope="recipe"
     ),
 }

@@ -80,6 +80,16 @@ class Problems:
         """Problems that were found elsewhere, such as a recipe's."""
         self._ready.extend(problems)
 
+    def excuse_rows(self) -> None:
+        """Make warnings of what is wrong with single rows: they are dropped, and said to be."""
+        for code, kind in CODES.items():
+            if kind.scope == "row" and self.severity[code] == "error":
+                self.severity[code] = "warning"
+
+    def count(self, code: str) -> int:
+        """Lines with problems of a code, all files together."""
+        return sum(group.count for group in self._groups.values() if group.fault.code == code)
+
     @property
     def error_count(self) -> int:
         """Faulty lines and facts, each kind counted for itself."""

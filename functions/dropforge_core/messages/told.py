@@ -15,6 +15,8 @@ def told_as(kind: DetailType, event: RunEvent, event_id: str, redrive: int) -> s
         what = event_id
     elif kind == "TrainingProgressed":
         what = f"{text(event.data, 'job_name')}#{text(event.data, 'secondary_status')}"
+    elif kind == "ModelRegistered":  # a person's approval in the registry is news of its own
+        what = f"{text(event.data, 'package_arn')}#{text(event.data, 'approval_status')}"
     else:
         what = event.status
     return f"TOLD#{event.run_id}#{redrive}#{kind}#{what}"

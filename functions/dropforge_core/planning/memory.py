@@ -21,8 +21,10 @@ CONTEXT_BYTES: Final = int(1.5 * GIB)
 """CUDA context, cuBLAS workspaces, fragmentation."""
 MARGIN: Final = 0.85
 """A type is taken only where the estimate is at most this share of its nominal memory."""
+LOGIT_ROWS: Final = 1024
+"""Positions whose logits exist at a time when only the likelihood is wanted."""
 EVALUATION_BATCH: Final = 16
-"""Prompts that are answered together, as memory and time of the evaluation are planned."""
+"""Prompts that are answered together, as the evaluation's time is planned."""
 
 
 class MemoryEstimate(Frozen):
@@ -111,15 +113,18 @@ def largest_micro_batch(
 
 
 def evaluation_memory(shape: ModelShape, recipe: Recipe) -> MemoryEstimate:
-    """Peak of the evaluation: base, two adapters in 16 bits, keys and values of a batch, its logits."""
+    """Least peak of the evaluation: base, two adapters in 16 bits, and the longest row with its answer alone.
+
+    The server takes as many rows together as memory allows, down to one.
+    """
     length = recipe.training.max_seq_len + recipe.evaluation.generation.max_new_tokens
-    cache = EVALUATION_BATCH * length * shape.layers * 2 * shape.kv_heads * shape.head_dim * 2
-    # The likelihood is taken row by row where a batch would not fit; one row's logits are the floor.
-    logits = recipe.training.max_seq_len * shape.vocab * 6
+    cache = length * shape.layers * 2 * shape.kv_heads * shape.head_dim * 2
+    layer = length * (34 * shape.hidden + 6 * shape.ffn)
+    logits = min(length, LOGIT_ROWS) * shape.vocab * LOGIT_BYTES
     return MemoryEstimate(
         weights=weights_bytes(shape, recipe.quantization),
         adapter=adapter_parameters(shape, recipe) * 2 * 2,
-        activations=cache + logits,
+        activations=cache + layer + logits,
         dequantised=_largest_layer(shape, recipe),
     )
 
