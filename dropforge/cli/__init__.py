@@ -1,0 +1,5 @@
+"""The `dropforge` command: thin commands over modules that can be used without a terminal."""
+
+from dropforge.cli.app import main
+
+__all__ = ("main",)

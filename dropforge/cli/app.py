@@ -1,0 +1,307 @@
+"""The commands. Each reads its options, calls one module, prints, and ends with a status."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from dropforge.cli import views
+from dropforge.cli.console import INVALID, OK, RUN_FAILED, USAGE, CommandFailed, Terminal
+from dropforge.cli.stack import DEFAULT_NAME, Stack
+from dropforge_core.identity import MODEL_NAME
+
+app = typer.Typer(
+    name="dropforge",
+    help="Drop a dataset, get a model that has earned its place.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+local_app = typer.Typer(help="The local AWS: try, develop and test without an account.", no_args_is_help=True)
+app.add_typer(local_app, name="local")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+StackName = Annotated[
+    str, typer.Option("--stack", envvar="DROPFORGE_STACK", help="Name of the CloudFormation stack.")
+]
+DataPath = Annotated[Path, typer.Argument(help="A data file, or a folder of them.")]
+RecipePath = Annotated[
+    Path | None, typer.Option("--recipe", help="The recipe; a folder's own recipe.yaml otherwise.")
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
+
+
+def model_name(value: str) -> str:
+    """A model's name, as SageMaker and S3 take it."""
+    if not MODEL_NAME.fullmatch(value) or len(value) > 40:
+        raise typer.BadParameter("1-40 lower-case letters, digits and single hyphens, not at the ends.")
+    return value
+
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", callback=model_name, help="Which model the data is for.")
+]
+
+
+def _reading(terminal: Terminal, total: int, what: str, work: Callable[[Callable[[int], None]], Any]) -> Any:
+    """Do work that tells bytes, with a bar on stderr."""
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal.err, transient=True, disable=not terminal.is_live) as bar:
+        task = bar.add_task(what, total=total)
+        return work(lambda count: bar.advance(task, count))
+
+
+@app.command()
+def validate(path: DataPath, recipe: RecipePath = None, as_json: Json = False) -> None:
+    """Check a dataset: every fault with file, line and how to mend it. No AWS needed."""
+    from dropforge.cli import check, upload
+
+    terminal = Terminal(as_json=as_json)
+    total = sum(file.stat().st_size for file in upload.data_files(path))
+    own = upload.recipe_of(path, recipe)
+    report = _reading(terminal, total, "checking", lambda tell: check.check(path, own, tell))
+    terminal.result(report, check.report_view(report))
+    raise typer.Exit(OK if report.valid else INVALID)
+
+
+@app.command()
+def plan(
+    path: DataPath,
+    base_config: Annotated[
+        Path, typer.Option("--base-config", help="The base model's config.json, or the folder that holds it.")
+    ],
+    recipe: RecipePath = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what training would need and cost: memory, instance, hours, dollars."""
+    from dropforge.cli import check, upload
+
+    terminal = Terminal(as_json=as_json)
+    total = sum(file.stat().st_size for file in upload.data_files(path))
+    own = upload.recipe_of(path, recipe)
+    made, _ = _reading(terminal, total, "reading", lambda tell: check.forecast(path, own, base_config, tell))
+    terminal.result(made, check.plan_view(made))
+    raise typer.Exit(OK if made.fits and made.within_budget else INVALID)
+
+
+@app.command()
+def push(  # noqa: PLR0913  # one parameter an option
+    path: DataPath,
+    *,
+    model: Model,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Name of the version folder; from the content otherwise.")
+    ] = None,
+    recipe: RecipePath = None,
+    again: Annotated[bool, typer.Option("--again", help="Train even what was trained before.")] = False,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Upload a dataset, `_READY` last. That starts a run."""
+    from dropforge.cli import upload
+
+    terminal = Terminal(as_json=as_json)
+    going = upload.plan_upload(path, model, version, upload.recipe_of(path, recipe))
+    bucket = Stack.find(stack).resources.dataset_bucket
+    pushed = _reading(
+        terminal,
+        going.bytes,
+        "uploading",
+        lambda tell: upload.upload(going, bucket, model=model, again=again, progress=tell),
+    )
+    terminal.result(pushed, f"s3://{bucket}/{going.starter}")
+    terminal.note(f"See it go: dropforge runs --model {model}", "dim")
+
+
+@local_app.command("up")
+def local_up(
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.")] = 4566,
+    fast: Annotated[bool, typer.Option("--fast", help="A tiny model as the default base.")] = False,
+    stack: StackName = DEFAULT_NAME,
+) -> None:
+    """Serve the local AWS in the foreground; ^C stops everything."""
+    from dropforge.cli import local
+
+    raise typer.Exit(local.up(stack, port=port, fast=fast, terminal=Terminal()))
+
+
+@local_app.command("run")
+def local_run(  # noqa: PLR0913  # one parameter an option
+    path: DataPath,
+    *,
+    model: Model,
+    recipe: RecipePath = None,
+    fast: Annotated[bool, typer.Option("--fast", help="A tiny model: about a minute.")] = False,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Start the local AWS, upload, follow the run to its end, show the result, stop.
+
+    Ends with 0 registered, 3 data rejected, 4 gate said no or inconclusive, 5 failed.
+    """
+    from dropforge.cli import local, summary, upload
+
+    terminal = Terminal(as_json=as_json)
+    own = upload.recipe_of(path, recipe)
+    if fast and recipe is None and own is not None:
+        terminal.note(f"--fast: {own} is written for a real model and is left out; --recipe would use it.")
+        own = None
+    try:
+        told = local.run(stack, path, model=model, recipe=own, fast=fast, terminal=terminal)
+    except KeyboardInterrupt:
+        raise typer.Exit(RUN_FAILED) from None
+    terminal.result(told, summary.render(told))
+    raise typer.Exit(told.exit_code)
+
+
+@app.command()
+def runs(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this model's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 20,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    found = Stack.find(stack).records(model)[:limit]
+    Terminal(as_json=as_json).result([r.model_dump(mode="json") for r in found], views.runs_table(found))
+
+
+@app.command()
+def show(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Everything about one run: faults, plan, metrics, gate, answers, cost."""
+    from dropforge.cli import summary
+
+    found = Stack.find(stack)
+    told = summary.read_summary(found, found.resolve(run))
+    Terminal(as_json=as_json).result(told, summary.render(told))
+
+
+@app.command()
+def follow(
+    run: Run,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with the status that `local run` would.")
+    ] = False,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Watch a run until it ends, then show its result."""
+    from dropforge.cli import follow as following
+    from dropforge.cli import summary
+
+    terminal = Terminal(as_json=as_json)
+    found = Stack.find(stack)
+    last = following.follow(found, found.resolve(run).run_id, terminal)
+    told = summary.read_summary(found, last.run)
+    report = summary.download_report(found, last.run)
+    told = told.model_copy(
+        update={"report_path": str(report) if report else None, "cause": last.cause if last.is_lost else ""}
+    )
+    terminal.result(told, summary.render(told))
+    raise typer.Exit(told.exit_code if exit_code else OK)
+
+
+@app.command()
+def compare(first: Run, second: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Two runs side by side: recipe, data, metrics, cost."""
+    from dropforge.cli import compare as comparing
+
+    found = Stack.find(stack)
+    told = comparing.compare(found, found.resolve(first), found.resolve(second))
+    Terminal(as_json=as_json).result(told, comparing.view(told))
+
+
+@app.command()
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; .dropforge/reports/RUN otherwise.")
+    ] = None,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Fetch a run's report page."""
+    from dropforge.cli import summary
+
+    found = Stack.find(stack)
+    record = found.resolve(run)
+    place = summary.download_report(found, record, out)
+    if place is None:
+        raise CommandFailed(f"The run {record.run_id} has no report yet.", INVALID)
+    Terminal(as_json=as_json).result({"run_id": record.run_id, "path": str(place)}, str(place))
+
+
+@app.command()
+def cancel(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Stop a run and its jobs."""
+    from dropforge.cli import act
+
+    found = Stack.find(stack)
+    _acted(act.cancel(found, found.resolve(run)), as_json=as_json)
+
+
+@app.command()
+def redrive(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Start a run again that failed, was cancelled, or was not approved."""
+    from dropforge.cli import act
+
+    found = Stack.find(stack)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    _acted(act.redrive(found, found.resolve(run), now), as_json=as_json)
+
+
+@app.command()
+def approve(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Let a run spend what it asked for."""
+    from dropforge.cli import act
+
+    found = Stack.find(stack)
+    _acted(act.decide(found, found.resolve(run), "approve"), as_json=as_json)
+
+
+@app.command()
+def deny(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Refuse a run the money it asked for; it ends."""
+    from dropforge.cli import act
+
+    found = Stack.find(stack)
+    _acted(act.decide(found, found.resolve(run), "deny"), as_json=as_json)
+
+
+def _acted(answer: Any, *, as_json: bool) -> None:
+    Terminal(as_json=as_json).result(answer, answer.message)
+    raise typer.Exit(OK if answer.done else INVALID)
+
+
+@app.command()
+def doctor(stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Check a stack before its first run; what is not checked is listed too."""
+    from dropforge.cli import doctor as checking
+
+    found = checking.examine_stack(Stack.find(stack))
+    Terminal(as_json=as_json).result(found, checking.view(found))
+    raise typer.Exit(OK if found.healthy else INVALID)
+
+
+def main() -> None:
+    """Run the command line; what a person must hear is one sentence on stderr, never a traceback."""
+    try:
+        app()
+    except CommandFailed as failed:
+        Terminal().note(str(failed), "red")
+        sys.exit(failed.code)
+    except (ClientError, BotoCoreError) as error:
+        Terminal().note(f"AWS refused: {error}", "red")
+        sys.exit(USAGE)

@@ -1,0 +1,158 @@
+"""`validate` and `plan`: everything that can be known of a dataset before it is uploaded. No AWS needed."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dropforge.cli.console import CommandFailed, said
+from dropforge.cli.summary import faults
+from dropforge.cli.upload import data_files
+from dropforge_core.contracts import DatasetFacts, Plan, Problem, ValidationReport
+from dropforge_core.dataset.recipe_problems import read_recipe
+from dropforge_core.dataset.source import SourceFile, local_file
+from dropforge_core.dataset.validation import examine, validate
+from dropforge_core.messages.card import dollars, duration, size
+from dropforge_core.planning import (
+    BaseModelUnsuitable,
+    BaseSource,
+    headline,
+    plan,
+    shape_of,
+    source_revision,
+    weight_bytes_of,
+)
+from dropforge_core.recipe import Recipe
+
+STACK_DEFAULT: Final = "base_model: stack-default\n"
+"""Stands for the stack's default recipe, which is not known here, so that a recipe may leave out its base
+model. No check of the data looks at the base model's name."""
+LOCAL_RUN: Final = "a" * 26
+"""Run id in the names of a plan that starts nothing."""
+
+
+def sources(path: Path) -> list[SourceFile]:
+    """The dataset's files as the checks read them."""
+    files = data_files(path)
+    if path.is_file():
+        return [local_file(files[0]).alone]
+    return [local_file(file) for file in files]
+
+
+def parse(recipe: Path | None) -> tuple[Recipe | None, tuple[Problem, ...]]:
+    """The recipe or all of its faults.
+
+    Raises:
+        CommandFailed: when the file is not UTF-8.
+    """
+    if recipe is None:
+        return read_recipe(None, STACK_DEFAULT)
+    try:
+        text = recipe.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandFailed(f"{recipe} is not UTF-8: byte {error.start} can't be read.") from error
+    return read_recipe(text, STACK_DEFAULT, recipe.name)
+
+
+def check(path: Path, recipe: Path | None, progress: Callable[[int], None]) -> ValidationReport:
+    """Every check of the data and of its recipe.
+
+    Args:
+        path: a file or folder.
+        recipe: its recipe, or None for the defaults.
+        progress: called with bytes as they are read.
+    """
+    parsed, wrong = parse(recipe)
+    return validate(sources(path), parsed, recipe_problems=wrong, progress=progress)
+
+
+def forecast(
+    path: Path, recipe: Path | None, base_config: Path, progress: Callable[[int], None]
+) -> tuple[Plan, Recipe]:
+    """The plan of a run that is not started.
+
+    Args:
+        path: a file or folder.
+        recipe: its recipe, or None for the defaults.
+        base_config: the base model's config.json, or the folder that holds it.
+        progress: called with bytes as they are read.
+
+    Raises:
+        CommandFailed: when the data or the recipe is invalid, or the base model can't be trained.
+    """
+    parsed, wrong = parse(recipe)
+    found = examine(sources(path), parsed, recipe_problems=wrong, progress=progress)
+    if parsed is None or not found.report.valid or found.facts is None:
+        raise CommandFailed(
+            f"There is nothing to plan: {found.report.error_count} faults. `dropforge validate {path}` lists them.",
+            1,
+        )
+    return plan_for(parsed, found.facts, base_config), parsed
+
+
+def plan_for(recipe: Recipe, facts: DatasetFacts, base_config: Path) -> Plan:
+    """The plan for facts that are known. Raises as `forecast` does."""
+    folder = base_config if base_config.is_dir() else base_config.parent
+    config = folder / "config.json" if base_config.is_dir() else base_config
+    try:
+        described: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        weights = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
+        shape = shape_of(described, weight_bytes_of(weights) if weights else None)
+    except (OSError, ValueError) as error:
+        # BaseModelUnsuitable is a ValueError too; its message says what is wrong with the model.
+        raise CommandFailed(f"The base model's config can't be used: {config}: {error}", 1) from error
+    name = recipe.base_model.name
+    revision = source_revision([(config.name, config.stat().st_size, config.name)])
+    base = BaseSource(
+        name=name, source=f"hub:{name}@{revision}", prefix=f"base-models/{name}/{revision}/", cached=True
+    )
+    try:
+        return plan(recipe=recipe, dataset=facts, shape=shape, base=base, run_id=LOCAL_RUN, model="plan")
+    except BaseModelUnsuitable as error:
+        raise CommandFailed(str(error), 1) from error
+
+
+def report_view(report: ValidationReport) -> RenderableType:
+    """The report for a terminal."""
+    verdict = Text("valid", style="bold green") if report.valid else Text("invalid", style="bold red")
+    head = Text.assemble(
+        verdict, f"  {report.format or 'unknown format'}, {report.rows:,} rows, {size(report.bytes)}"
+    )
+    if report.error_count:
+        head.append(f", {report.error_count:,} faults")
+    parts: list[RenderableType] = [head]
+    if report.errors:
+        parts += [Text(), faults(report.errors, report.error_count)]
+    if report.warnings:
+        parts += [Text(), Text("warnings", style="yellow"), _warnings(report.warnings)]
+    return Group(*parts)
+
+
+def _warnings(found: Sequence[Problem]) -> RenderableType:
+    return faults(tuple(found), sum(problem.count for problem in found))
+
+
+def plan_view(made: Plan) -> RenderableType:
+    """The plan for a terminal: one sentence, then every instance type that was weighed."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("instance", "GPU", "memory", "price/h", "time", "cost"):
+        table.add_column(heading, justify="left" if heading in ("instance", "GPU") else "right")
+    for option in made.options:
+        chosen = option.instance_type == made.compute.instance_type and made.fits
+        table.add_row(
+            Text(option.instance_type, style="bold" if chosen else ""),
+            option.gpu,
+            Text(
+                f"{option.predicted_memory_gib:.1f} of {option.gpu_memory_gib:.0f} GiB",
+                style="" if option.fits else "red",
+            ),
+            f"${option.price_usd_hour:.2f}" if option.price_usd_hour is not None else "?",
+            duration(option.hours.expected * 3600) if option.hours else "-",
+            dollars(option.cost_usd.expected) if option.cost_usd else "-",
+        )
+    notes = [said(note, "dim") for note in made.notes]
+    return Group(said(headline(made)), said(made.reason, "dim"), Text(), table, Text(), *notes)

@@ -1,0 +1,163 @@
+"""The local AWS in the foreground, and a whole run in one command."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from dropforge.cli.console import OK, Terminal
+from dropforge.cli.follow import follow
+from dropforge.cli.stack import Stack
+from dropforge.cli.summary import RunSummary, download_report, read_summary
+from dropforge.cli.upload import plan_upload, upload
+from dropforge.cli.watch import wait_for_run
+from dropforge_core import aws
+from dropforge_core.model import Frozen
+
+DEFAULT_PORT: Final = 4566
+
+
+class Ready(Frozen):
+    """The one line on stdout when the local AWS is up."""
+
+    endpoint: str
+    region: str
+    buckets: Mapping[str, str]
+    state_machine: str
+    table: str
+    bus: str
+    topic: str
+
+    @classmethod
+    def of(cls, stack: Stack, endpoint: str, region: str) -> "Ready":
+        found = stack.resources
+        return cls(
+            endpoint=endpoint,
+            region=region,
+            buckets={"datasets": found.dataset_bucket, "runs": found.run_bucket},
+            state_machine=found.state_machine_arn,
+            table=found.run_table,
+            bus=found.event_bus,
+            topic=found.topic_arn,
+        )
+
+
+@contextmanager
+def speaking_to(env: Mapping[str, str]) -> Iterator[None]:
+    """Point this process's AWS clients at another place, and back again."""
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    aws.client.cache_clear()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        aws.client.cache_clear()
+
+
+@contextmanager
+def local_stack(*, port: int | None, fast: bool, terminal: Terminal) -> Iterator[Any]:
+    """The local AWS with the template deployed, for as long as the block lasts.
+
+    The first SIGINT or SIGTERM leaves the block in order; a second one is Python's own, immediate.
+    """
+    # Imported here: the engine takes seconds, and no other command needs it.
+    from dropforge.local.stack import start  # noqa: PLC0415
+
+    terminal.note("starting the local AWS …", "dim")
+    with _terminating():
+        running = start(port=port, fast=fast)
+        try:
+            with speaking_to(running.env()):
+                yield running
+        finally:
+            terminal.note("stopping the local AWS …", "dim")
+            running.close()
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt, so that one way out serves both."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def up(name: str, *, port: int, fast: bool, terminal: Terminal) -> int:
+    """Serve until ^C or SIGTERM, then stop everything."""
+    try:
+        with local_stack(port=port, fast=fast, terminal=terminal) as running:
+            stack = Stack.find(name)
+            env = running.env()
+            ready = Ready.of(stack, env["AWS_ENDPOINT_URL"], env["AWS_DEFAULT_REGION"])
+            Terminal(as_json=True).result(ready)
+            _hints(ready, env, terminal)
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        return OK
+
+
+def _hints(ready: Ready, env: Mapping[str, str], terminal: Terminal) -> None:
+    exports = " ".join(f"{name}={value}" for name, value in sorted(env.items()) if name.startswith("AWS_"))
+    bucket = ready.buckets["datasets"]
+    for line in (
+        "",
+        "The local AWS is up. In another shell:",
+        f"  export {exports}",
+        f"  aws s3 cp data.jsonl s3://{bucket}/datasets/my-model/",
+        "  dropforge runs",
+        f"  aws stepfunctions list-executions --state-machine-arn {ready.state_machine}",
+        "  aws sagemaker list-model-packages --model-package-group-name my-model",
+        f"  aws dynamodb scan --table-name {ready.table}",
+        "^C stops it.",
+    ):
+        terminal.note(line)
+
+
+def run(  # noqa: PLR0913  # by name only: the command's own options
+    name: str, path: Path, *, model: str, recipe: Path | None, fast: bool, terminal: Terminal
+) -> RunSummary:
+    """Up, push, follow, report, down.
+
+    Raises:
+        CommandFailed: when the upload can't be made, or the run never started.
+    """
+    plan = plan_upload(path, model, None, recipe)
+    with local_stack(port=None, fast=fast, terminal=terminal) as running:
+        stack = Stack.find(name)
+        pushed = upload(plan, stack.resources.dataset_bucket, model=model)
+        terminal.note(f"uploaded to s3://{pushed.bucket}/{plan.starter}", "dim")
+        started = wait_for_run(stack, model, pushed.version_ids)
+        last = follow(stack, started.run_id, terminal)
+        summary = read_summary(stack, last.run)
+        report = download_report(stack, last.run)
+        return summary.model_copy(
+            update={
+                "report_path": str(report) if report else None,
+                "emails": tuple(subjects(running.outbox)),
+                "cause": last.cause if last.is_lost else "",
+            }
+        )
+
+
+def subjects(outbox: Any) -> list[str]:
+    """The subjects of the e-mails that the local AWS kept instead of sending."""
+    return [str(mail["Subject"] if isinstance(mail, Mapping) else mail.subject) for mail in outbox]
