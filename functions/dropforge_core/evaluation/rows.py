@@ -10,12 +10,13 @@ from dropforge_core.model import Frozen
 
 
 class HoldoutRow(msgspec.Struct):
-    """A canonical row of `dataset/eval/`. A preference row has `chosen`, a plain text row `text`."""
+    """A canonical row of `dataset/eval/`.
+
+    Of a preference pair `messages` end in the chosen answer; a plain text is one assistant message.
+    """
 
     id: str
-    messages: list[dict[str, Any]] = []
-    chosen: Any = None
-    text: str | None = None
+    messages: list[dict[str, Any]]
     meta: dict[str, Any] = {}
 
 
@@ -79,31 +80,15 @@ def question_of(row: HoldoutRow) -> Question | None:
     """The row's question, or None where there is no answer to compare with.
 
     The reference is the last assistant turn that counts (weight other than 0); what follows it is left
-    out. An answer that is a tool call is compared as the compact JSON of its calls. Of a preference pair
-    the reference is the chosen answer.
+    out. An answer that is a tool call is compared as the compact JSON of its calls.
     """
-    if row.text is not None and not row.messages:
-        return Question(messages=(), reference=row.text) if row.text.strip() else None
-    if row.chosen is not None:
-        return _preferred(row.messages, row.chosen)
-    return _last_answer(row.messages)
-
-
-def _last_answer(messages: Sequence[Mapping[str, Any]]) -> Question | None:
-    for index in range(len(messages) - 1, -1, -1):
-        message = messages[index]
+    for index in range(len(row.messages) - 1, -1, -1):
+        message = row.messages[index]
         if message.get("role") == "assistant" and message.get("weight") != 0:
             reference = _answer_text(message)
             if reference.strip():
-                return Question(messages=_shown(messages[:index]), reference=reference)
+                return Question(messages=_shown(row.messages[:index]), reference=reference)
     return None
-
-
-def _preferred(messages: Sequence[Mapping[str, Any]], chosen: Any) -> Question | None:
-    if isinstance(chosen, str):
-        return Question(messages=_shown(messages), reference=chosen) if chosen.strip() else None
-    turns = [chosen] if isinstance(chosen, Mapping) else list(chosen)
-    return _last_answer([*messages, *turns])
 
 
 def _shown(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
