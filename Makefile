@@ -1,11 +1,13 @@
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+# The first Python of at least 3.11 that really runs; a version manager's shim may exist and not run.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(p))))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export AWS_DEFAULT_REGION ?= us-east-1
 export HF_HUB_OFFLINE ?= 1
+export SAM_CLI_TELEMETRY ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 help: ## What each target does
@@ -13,13 +15,44 @@ help: ## What each target does
 
 setup: $(STAMP) ## Create .venv with everything, pinned by hash
 
-# torch comes first and by name: its CPU build has a digest of its own.
-$(STAMP): requirements/development.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on PATH (make PYTHON=...)"; exit 1; }
+$(STAMP): requirements/development.txt requirements/install.sh pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none is on PATH (make PYTHON=...)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/development.txt
+	bash requirements/install.sh $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help setup
+demo: setup ## The whole run on this machine: a 135M model; FAST=1 takes a tiny one and a minute
+ifdef FAST
+	dropforge local run examples/us-addresses/addresses.jsonl --model us-addresses --fast
+else
+	dropforge local run examples/us-addresses --model us-addresses
+endif
+
+test: setup ## All tests, with coverage
+	pytest -m "not slow" --cov --cov-report=term
+
+check: setup ## Lint, format, types, import contracts, template
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	cfn-lint template.yaml
+	sam validate --lint
+
+security: setup ## Security lints, and a look for credentials in what is tracked
+	ruff check --select S functions dropforge training_image
+	@! git grep -nE 'AKIA[0-9A-Z]{16}|xox[abprs]-[0-9]{8,}|hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY' -- . ':!Makefile' \
+	  || { echo "the lines above look like credentials"; exit 1; }
+
+bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes each
+	@for script in benchmarks/[a-z]*.py; do python $$script $(if $(QUICK),--quick) --json; done
+
+lock: setup ## Renew the locks in requirements/
+	bash requirements/lock.sh
+
+clean: ## Remove what tools left behind; .venv and downloaded models stay
+	rm -rf .aws-sam .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: help setup demo test check security bench lock clean
