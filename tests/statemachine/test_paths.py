@@ -1,0 +1,251 @@
+"""The table of cases, on the interpreter that the local AWS uses."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from asl_answers import HAPPY, INPUT, MODEL, PACKAGE_ARN, RUN_ID
+from asl_cases import CASES, NEXT_TYPE, Case
+from asl_interpreter import Fails, Story, run
+from asl_machine import deployed, hurried, states
+
+from dropforge_core.contracts import (
+    DiagnoseInput,
+    PlanInput,
+    PrepareEvaluationInput,
+    ReportInput,
+    ScoreInput,
+    StateInput,
+)
+from dropforge_core.events import RunEvent
+from dropforge_core.ledger import Status, rank
+
+Play = Callable[..., Story]
+_CACHE: dict[str, Story] = {}
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Plays a case once for all tests of this file."""
+
+    def _play(name: str, redrive_count: int = 0) -> Story:
+        key = f"{name}/{redrive_count}"
+        if key not in _CACHE:
+            case = CASES[name]
+            _CACHE[key] = run(
+                monkeypatch,
+                hurried(deployed()),
+                {**INPUT, **case.input},
+                {**HAPPY, **case.answers},
+                redrive_count,
+            )
+        return _CACHE[key]
+
+    return _play
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_lead_along_the_path(play: Play, name: str) -> None:
+    """Each row of the table takes exactly the path, and comes to the end, that it says."""
+    case: Case = CASES[name]
+    story = play(name)
+    assert tuple(story.path) == case.path
+    assert story.status == case.execution
+    recorded = story.request("RecordOutcome")["ExpressionAttributeValues"]
+    assert recorded[":status"] == {"S": case.status}
+    assert Status(case.status).is_terminal
+    if case.path[-1].startswith("Run"):
+        event = story.request("ReportOutcome")["Entries"][0]
+        assert event["Detail"]["status"] == case.status
+        if story.status == "FAILED":
+            assert story.error == case.status
+            assert story.cause == event["Detail"]["message"]
+
+
+def test_every_state_and_way_out_is_taken_by_some_case(play: Play) -> None:
+    """No state, catcher or branch is without a case: what is never tried is not known to work."""
+    stories = [play(name) for name in CASES]
+    visited = {state for story in stories for state in story.path}
+    steps = {step for story in stories for step in zip(story.path, story.path[1:], strict=False)}
+    caught = {entry for story in stories for entry in story.caught}
+    for name, state in states().items():
+        assert name in visited, f"no case visits {name}"
+        for index in range(len(state.get("Catch", []))):
+            assert (name, index) in caught, f"no case is caught by {name}'s catcher {index}"
+        for choice in state.get("Choices", []):
+            assert (name, choice["Next"]) in steps, f"no case goes from {name} to {choice['Next']}"
+        if "Default" in state:
+            assert (name, state["Default"]) in steps, f"no case takes {name}'s default"
+
+
+def test_functions_get_what_their_contracts_ask(play: Play) -> None:
+    """Every payload is valid for its function's input, in every case."""
+    contracts = {
+        "ValidateDataset": StateInput,
+        "PlanTraining": PlanInput,
+        "PrepareEvaluation": PrepareEvaluationInput,
+        "ScorePredictions": ScoreInput,
+        "DiagnoseFailure": DiagnoseInput,
+        "WriteReport": ReportInput,
+    }
+    seen = set()
+    for name in CASES:
+        for call in play(name).calls:
+            if contract := contracts.get(call.state):
+                asked = contract.model_validate_json(json.dumps(call.arguments["Payload"]))
+                assert (asked.run_id, asked.model) == (RUN_ID, MODEL)
+                seen.add(call.state)
+    assert seen == set(contracts)
+
+
+def test_marks_climb_as_the_ledger_does(play: Play) -> None:
+    """The ranks that the machine writes are the ledger's, and the outcome's is above them all."""
+    for name in CASES:
+        story = play(name)
+        redrive = CASES[name].input.get("redrive", 0)
+        ranks = []
+        for call in story.calls:
+            if call.resource.endswith("dynamodb:updateItem"):
+                values = call.arguments["ExpressionAttributeValues"]
+                status = Status(values[":status"]["S"])
+                assert int(values[":rank"]["N"]) == rank(status, redrive)
+                assert call.arguments["Key"] == {"pk": {"S": f"RUN#{RUN_ID}"}}
+                ranks.append(int(values[":rank"]["N"]))
+        assert ranks == sorted(ranks)
+
+
+def test_the_end_is_told_as_the_event_promises(play: Play) -> None:
+    """RunEnded is a RunEvent with report, package, first run and cost."""
+    entry = play("registered").request("ReportOutcome")["Entries"][0]
+    assert (entry["Source"], entry["DetailType"]) == ("dropforge", "RunEnded")
+    event = RunEvent.model_validate(entry["Detail"])
+    assert event.data["package_arn"] == PACKAGE_ARN
+    assert event.data["cost_usd"] == 1.25
+    assert event.data["report_uri"].endswith("/report/index.html")
+    assert play("duplicate").request("ReportOutcome")["Entries"][0]["Detail"]["data"]["duplicate_of"] == (
+        "zzzzzzzzzz2345abcdefghij23"
+    )
+
+
+def test_a_report_that_failed_leaves_the_outcome_alone(play: Play) -> None:
+    """Without a report the run is registered all the same, and its report's address is empty."""
+    data = play("WriteReport fails").request("ReportOutcome")["Entries"][0]["Detail"]["data"]
+    assert (data["report_uri"], data["package_arn"]) == ("", PACKAGE_ARN)
+
+
+def test_each_attempt_has_its_own_name_and_the_same_checkpoints(play: Play) -> None:
+    """A retried job never reuses a name, and goes on from where the last one was."""
+    for case, state, key in (
+        ("training is tried on the next instance", "TrainAdapter", "TrainingJobName"),
+        ("evaluation is tried again", "EvaluateCandidate", "TransformJobName"),
+        ("caching is tried again", "CacheBaseModel", "ProcessingJobName"),
+    ):
+        requests = [call.arguments for call in play(case).calls if call.state == state]
+        names = [request[key] for request in requests]
+        assert len(names) == len(set(names)) == 2
+        assert [name[-1] for name in names] == ["1", "2"]
+    first, second = (
+        call.arguments
+        for call in play("training is tried on the next instance").calls
+        if call.state == "TrainAdapter"
+    )
+    assert first["CheckpointConfig"] == second["CheckpointConfig"]
+    assert second["ResourceConfig"]["InstanceType"] == NEXT_TYPE.instance_type
+    assert second["EnableManagedSpotTraining"] is False
+    assert "MaxWaitTimeInSeconds" not in second["StoppingCondition"]
+    assert first["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+
+
+@pytest.mark.parametrize(
+    ("redrives", "restarts", "suffix"), [(0, 0, ""), (1, 0, "r1"), (0, 2, "r2"), (3, 2, "r5")]
+)
+def test_a_redrive_has_its_own_names(
+    monkeypatch: pytest.MonkeyPatch, redrives: int, restarts: int, suffix: str
+) -> None:
+    """Redrives of this execution and executions before it are counted together, in names, marks and payloads."""
+    story = run(monkeypatch, deployed(), {**INPUT, "redrive": restarts}, HAPPY, redrives)
+    for state, key, name in (
+        ("CacheBaseModel", "ProcessingJobName", f"{MODEL}-{RUN_ID}-b1"),
+        ("TrainAdapter", "TrainingJobName", f"{MODEL}-{RUN_ID}-t1"),
+        ("CreateCandidateModel", "ModelName", f"{MODEL}-{RUN_ID}-e1"),
+        ("EvaluateCandidate", "TransformJobName", f"{MODEL}-{RUN_ID}-e1"),
+        ("EvaluateCandidate", "ModelName", f"{MODEL}-{RUN_ID}-e1"),
+    ):
+        assert story.request(state)[key] == name + suffix
+    assert story.request("MarkTraining")["ExpressionAttributeValues"][":job_name"] == {
+        "S": f"{MODEL}-{RUN_ID}-t1{suffix}"
+    }
+    assert story.request("PlanTraining")["Payload"]["redrive"] == redrives + restarts
+    assert story.request("RecordOutcome")["ExpressionAttributeValues"][":rank"] == {
+        "N": str(rank(Status.REGISTERED, redrives + restarts))
+    }
+
+
+def test_a_job_that_outlives_its_state_is_stopped_by_name(play: Play) -> None:
+    """When a state times out or finds its job's name in use, the very job is stopped before anything else."""
+    for case, state, key, stop in (
+        ("caching takes too long", "CacheBaseModel", "ProcessingJobName", "StopCaching"),
+        ("training takes too long", "TrainAdapter", "TrainingJobName", "StopTraining"),
+        ("the answer to CreateTrainingJob was lost", "TrainAdapter", "TrainingJobName", "StopTraining"),
+        ("evaluation takes too long", "EvaluateCandidate", "TransformJobName", "StopEvaluation"),
+    ):
+        story = play(case)
+        assert story.request(stop) == {key: story.request(state)[key]}
+
+
+def test_jobs_end_by_their_own_limit_before_their_state_does(play: Play) -> None:
+    """SageMaker's limit comes half an hour before Step Functions': a stopped job may still save its model."""
+    for call in play("registered").calls:
+        if call.state == "TrainAdapter":
+            limits = call.arguments["StoppingCondition"]
+            assert call.timeout_s == max(limits.values()) + 1800
+        if call.state == "CacheBaseModel":
+            assert call.timeout_s == call.arguments["StoppingCondition"]["MaxRuntimeInSeconds"] + 1800
+        if call.state == "EvaluateCandidate":
+            assert call.timeout_s == 3600 + 15 * 240
+
+
+def test_a_cut_off_training_is_judged_and_said_so(play: Play) -> None:
+    """USE_CHECKPOINT goes to the evaluation with the stopped job's artifact and the word partial."""
+    story = play("training hit its cap and left a checkpoint")
+    payload = story.request("PrepareEvaluation")["Payload"]
+    assert payload["partial_training"] is True
+    assert payload["model_data"].endswith("/output/model.tar.gz")
+    assert (
+        json.loads(story.request("DiagnoseFailure")["Payload"]["cause"])["SecondaryStatus"]
+        == "MaxRuntimeExceeded"
+    )
+    assert play("registered").request("PrepareEvaluation")["Payload"]["partial_training"] is False
+
+
+def test_a_caught_training_names_the_artifact_where_sagemaker_puts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where .sync calls a stopped job a failure, the artifact's address follows from the job's name."""
+    story = run(
+        monkeypatch,
+        deployed(),
+        INPUT,
+        {
+            **HAPPY,
+            "TrainAdapter": [Fails("States.TaskFailed", '{"TrainingJobStatus": "Stopped"}')],
+            "DiagnoseFailure": CASES["training hit its cap and left a checkpoint"].answers["DiagnoseFailure"],
+        },
+        redrive_count=1,
+    )
+    output = story.request("TrainAdapter")["OutputDataConfig"]["S3OutputPath"]
+    name = f"{MODEL}-{RUN_ID}-t1r1"
+    payload = story.request("PrepareEvaluation")["Payload"]
+    assert payload["model_data"] == f"{output}{name}/output/model.tar.gz"
+    assert payload["training_job_name"] == name
+
+
+def test_what_is_registered_carries_its_gate_report(play: Play) -> None:
+    """The package has the gate report's digest, the run's client token and the approval status that the gate gave."""
+    request = play("registered").request("RegisterModel")
+    statistics = request["ModelMetrics"]["ModelQuality"]["Statistics"]
+    assert statistics["S3Uri"].endswith(f"/runs/{RUN_ID}/gate.json")
+    assert statistics["ContentDigest"] == "sha256:" + "3" * 64
+    assert request["ModelApprovalStatus"] == "PendingManualApproval"
+    assert "Tags" not in request
+    assert "\n" not in request["ModelPackageDescription"]
