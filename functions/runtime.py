@@ -37,7 +37,8 @@ def instrumented(handler: Handler) -> Handler:
     """Wrap a handler: every log line carries run_id and model, every call is traced, metrics are flushed."""
 
     def with_run(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-        about = event.get("detail", event) if isinstance(event, dict) else {}
+        detail = event.get("detail", event) if isinstance(event, dict) else {}
+        about = detail if isinstance(detail, dict) else {}
         logger.append_keys(
             run_id=str(about.get("run_id", "unknown")), model=str(about.get("model", "unknown"))
         )

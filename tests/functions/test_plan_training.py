@@ -1,0 +1,127 @@
+"""PlanTraining over HTTP: sources of base models, and the documents that it writes."""
+
+import json
+
+import pytest
+
+import plan_training
+from dropforge_core.aws import Ledger
+from dropforge_core.contracts import DatasetFacts, Plan, TrainingConfig
+from dropforge_core.layout import RunLayout
+from dropforge_core.ledger import Status
+from dropforge_core.planning import BaseModelUnsuitable
+from dropforge_core.recipe import Recipe
+from hub import BaseModelUnavailable
+
+RUN = "d" * 26
+LAYOUT = RunLayout(run_id=RUN)
+COMMIT = "ab" * 20
+CONFIG = json.dumps(
+    {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+        "dtype": "float32",
+    }
+)
+FACTS = DatasetFacts(
+    digest="sha256:" + "1" * 64,
+    rows_train=100,
+    rows_eval=20,
+    bytes_train=40_000,
+    tokens_train=10_000,
+    tokens_exact=True,
+    longest_tokens=300,
+    format="messages",
+)
+
+
+@pytest.fixture
+def start(account, published, context, monkeypatch):
+    """Plan a run of a base model, after its request and recipe were stored."""
+    monkeypatch.setenv("IMAGE_URI", "image:1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+
+    def go(base_model):
+        recipe = Recipe.model_validate({"base_model": base_model})
+        account.put(LAYOUT.recipe, recipe.model_dump_json())
+        Ledger("runs").open_run(RUN, "m", Status.VALIDATING, {})
+        event = {"run_id": RUN, "model": "m", "redrive": 0, "dataset": FACTS.model_dump(mode="json")}
+        return Plan.model_validate(plan_training.handler(event, context))
+
+    return go
+
+
+def put_model(account, prefix):
+    account.put(prefix + "config.json", CONFIG)
+    account.put(prefix + "model.safetensors", b"w" * 1000)
+
+
+def test_a_model_at_an_s3_prefix_is_planned_and_written_down(account, start, published):
+    """plan.json is what is returned; training.json has recipe, digests and the base model's revision."""
+    put_model(account, "sources/tiny/")
+    made = start("s3://runs/sources/tiny/")
+    assert made.fits
+    assert made.within_budget
+    assert made.base_model.source == "s3://runs/sources/tiny/"
+    assert not made.base_model.cached
+    assert Plan.model_validate_json(account.get(LAYOUT.plan)) == made
+    config = TrainingConfig.model_validate_json(account.get(LAYOUT.training_config + "training.json"))
+    assert made.base_model.prefix == f"base-models/tiny/{config.base_model_revision}/"
+    assert config.dataset_digest == FACTS.digest
+    assert config.image == "image:1"
+    assert Ledger("runs").run(RUN)["status"] == Status.PLANNING
+    [(kind, event)] = published
+    assert kind == "RunPlanned"
+    assert event.message.startswith("Plan: ml.g6.xlarge on spot")
+    assert event.data["rows_train"] == 100
+    assert event.data["cost_low"] <= event.data["cost_expected"] <= event.data["cost_high"]
+
+
+def test_a_copy_counts_only_with_its_manifest(account, start):
+    """The manifest is written last; content that changes has another revision and so another copy."""
+    put_model(account, "sources/tiny/")
+    first = start("s3://runs/sources/tiny/")
+    account.put(first.base_model.prefix + "config.json", CONFIG)
+    assert not start("s3://runs/sources/tiny/").base_model.cached
+    account.put(first.base_model.prefix + "MANIFEST.json", "{}")
+    assert start("s3://runs/sources/tiny/").base_model.cached
+    account.put("sources/tiny/model.safetensors", b"other")
+    assert not start("s3://runs/sources/tiny/").base_model.cached
+
+
+def test_a_cached_commit_needs_no_hub(account, start):
+    """With a commit as revision and a whole copy, nobody is asked: the hub of this test does not exist."""
+    prefix = f"base-models/org/tiny/{COMMIT}/"
+    put_model(account, prefix)
+    account.put(prefix + "MANIFEST.json", "{}")
+    made = start(f"org/tiny@{COMMIT}")
+    assert made.base_model.cached
+    assert made.base_model.source == f"hub:org/tiny@{COMMIT}"
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "says"),
+    [
+        ({}, BaseModelUnavailable, "nothing under"),
+        ({"model.safetensors": b"w"}, BaseModelUnavailable, "no config.json"),
+        ({"config.json": CONFIG, "pytorch_model.bin": b"w"}, BaseModelUnsuitable, "no .safetensors"),
+        ({"config.json": "{", "model.safetensors": b"w"}, BaseModelUnsuitable, "not JSON"),
+        ({"config.json": '{"auto_map": {}}', "model.safetensors": b"w"}, BaseModelUnsuitable, "auto_map"),
+    ],
+)
+def test_a_source_that_is_no_model_is_refused_in_words(account, start, files, error, says):
+    """Nothing there, no config, no safetensors, broken JSON, remote code."""
+    for name, body in files.items():
+        account.put("sources/tiny/" + name, body)
+    with pytest.raises(error, match=says):
+        start("s3://runs/sources/tiny/")
+
+
+def test_a_bucket_that_may_not_be_read_is_told(start):
+    """A missing bucket names the permission that the role needs."""
+    with pytest.raises(BaseModelUnavailable, match="s3:ListBucket"):
+        start("s3://nobody-s-bucket/tiny/")

@@ -1,0 +1,166 @@
+"""ReportJobState over HTTP: each change told once, runs closed that ended unseen, jobs stopped."""
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+
+import report_job_state
+from dropforge_core.aws import Bus, Ledger
+from dropforge_core.events import RunEvent
+from dropforge_core.identity import job_name
+from dropforge_core.ledger import Status
+
+RUN = "f" * 26
+NAME = job_name("m", RUN, 1)
+
+
+@pytest.fixture
+def ledger(account):
+    made = Ledger("runs")
+    made.open_run(RUN, "m", Status.TRAINING, {})
+    return made
+
+
+@pytest.fixture
+def tell(account, context):
+    return lambda event: report_job_state.handler(event, context)["done"]
+
+
+def training(secondary="Training", name=NAME):
+    transitions = [{"Status": secondary, "StartTime": "1700000000123"}]
+    return {
+        "detail-type": "SageMaker Training Job State Change",
+        "detail": {
+            "TrainingJobName": name,
+            "TrainingJobStatus": "InProgress",
+            "SecondaryStatus": secondary,
+            "SecondaryStatusTransitions": transitions,
+        },
+    }
+
+
+def ended(status, redrive=0):
+    return {
+        "detail-type": "Step Functions Execution Status Change",
+        "detail": {
+            "name": RUN,
+            "status": status,
+            "input": json.dumps({"run_id": RUN, "model": "m"}),
+            "redriveCount": redrive,
+        },
+    }
+
+
+def test_a_state_is_told_once_however_often_it_comes(ledger, tell, published):
+    """SageMaker may send several events for one change."""
+    assert [tell(training()) for _ in range(3)] == ["told", "told already", "told already"]
+    [(kind, event)] = published
+    assert kind == "TrainingProgressed"
+    assert event.data == {"secondary_status": "Training", "job_name": NAME}
+    assert event.message == "The training job is training."
+
+
+def test_what_is_not_ours_is_ignored(ledger, tell, published):
+    """Foreign jobs, runs that the ledger does not know, broken events, other states."""
+    foreign = [
+        training(name="xgboost-2026-01-01"),
+        training(name=job_name("m", "g" * 26, 1)),
+        {},
+        {"detail-type": "Scheduled Event", "detail": {}},
+        {"detail-type": "SageMaker Training Job State Change", "detail": None},
+        ended("SUCCEEDED"),
+    ]
+    assert {tell(event) for event in foreign} == {"ignored"}
+    assert published == []
+
+
+def test_an_aborted_execution_ends_its_run_as_cancelled_once(ledger, tell, published):
+    """The state machine can't say it itself; a second delivery says nothing."""
+    assert [tell(ended("ABORTED")) for _ in range(2)] == ["closed", "ended already"]
+    [(kind, event)] = published
+    assert (kind, event.status, event.message) == ("RunEnded", "CANCELLED", "The run was cancelled.")
+    assert ledger.run(RUN)["status"] == "CANCELLED"
+
+
+def test_an_outcome_that_was_recorded_stays(ledger, tell, published):
+    """The state machine said how it ended: its own failure event changes and tells nothing."""
+    ledger.move(RUN, Status.GATE_FAILED, {"message": "no better"})
+    assert tell(ended("FAILED")) == "ended already"
+    assert ledger.run(RUN)["status"] == "GATE_FAILED"
+    assert published == []
+
+
+def test_an_end_that_could_not_be_told_is_told_when_the_event_comes_again(ledger, tell, monkeypatch):
+    """The bus failed once: the handler fails too, and its next try tells what the ledger has already."""
+    seen = []
+
+    def publish(_bus, kind, event):
+        seen.append((kind, event))
+        if len(seen) == 1:
+            raise RuntimeError("the bus is away")
+
+    monkeypatch.setattr(Bus, "publish", publish)
+    with pytest.raises(RuntimeError):
+        tell(ended("TIMED_OUT"))
+    assert tell(ended("TIMED_OUT")) == "closed"
+    assert tell(ended("TIMED_OUT")) == "ended already"
+    assert [event.status for _, event in seen] == ["FAILED_INTERNAL"] * 2
+    assert isinstance(seen[1][1], RunEvent)
+
+
+class RunningJobs:
+    """SageMaker with jobs in progress; transform jobs can't be listed."""
+
+    def __init__(self, names):
+        self.names = names
+        self.stopped = []
+
+    def list_training_jobs(self, **asked):
+        assert asked["StatusEquals"] == "InProgress"
+        found = [name for name in self.names if asked["NameContains"] in name]
+        return {"TrainingJobSummaries": [{"TrainingJobName": name} for name in found]}
+
+    def list_transform_jobs(self, **asked):
+        raise ClientError({"Error": {"Code": "ThrottlingException"}}, "ListTransformJobs")
+
+    def list_processing_jobs(self, **asked):
+        return {"ProcessingJobSummaries": []}
+
+    def stop_training_job(self, **asked):
+        self.stopped.append(asked["TrainingJobName"])
+
+
+def test_no_job_outlives_its_run(ledger, tell, published, monkeypatch):
+    """What still runs is stopped, but not the jobs of a redrive that began since, nor those of others."""
+    running = RunningJobs([NAME, NAME + "r1", f"other-{RUN}"])
+    monkeypatch.setattr(report_job_state.Jobs, "connect", lambda: report_job_state.Jobs(running))
+    assert tell(ended("ABORTED")) == "closed"
+    assert running.stopped == [NAME]
+    assert NAME in published[0][1].message
+
+
+def test_a_package_s_approval_is_told_once(account, ledger, tell, published):
+    """The run is found by the package's own metadata, since events leave it out."""
+    account.sagemaker.create_model_package_group(ModelPackageGroupName="m", ModelPackageGroupDescription="m")
+    arn = account.sagemaker.create_model_package(
+        ModelPackageGroupName="m",
+        ModelApprovalStatus="PendingManualApproval",
+        CustomerMetadataProperties={"run_id": RUN},
+    )["ModelPackageArn"]
+
+    def change(approval):
+        return {
+            "detail-type": "SageMaker Model Package State Change",
+            "detail": {
+                "ModelPackageArn": arn,
+                "ModelPackageGroupName": "m",
+                "ModelPackageStatus": "Completed",
+                "ModelApprovalStatus": approval,
+            },
+        }
+
+    told = [tell(change(a)) for a in ("PendingManualApproval", "PendingManualApproval", "Approved")]
+    assert told == ["told", "told already", "told"]
+    assert [event.data["approval_status"] for _, event in published] == ["PendingManualApproval", "Approved"]
+    assert ledger.run(RUN)["approval_status"] == "Approved"
