@@ -99,8 +99,14 @@ _IBAN: Final = _Kind(
 CODES: Final = tuple(kind.code for kind in (*_KINDS, *_BY_DIGITS, _IBAN))
 """Everything that is looked for."""
 
-_NOT_A_DIGIT: Final = bytes(code for code in range(256) if not 48 <= code <= 57)
-_FEWEST_DIGITS: Final = 9
+_SEPARATORS: Final = b" .-()/"
+_DIGIT_AS_ZERO: Final = bytes(48 if 48 <= code <= 57 else code for code in range(256))
+_NINE_DIGITS: Final = b"000000000"
+"""With separators taken out, every phone and card number and nearly every IBAN has nine digits in a row."""
+
+
+def _may_have_numbers(text: bytes) -> bool:
+    return _NINE_DIGITS in text.translate(_DIGIT_AS_ZERO, _SEPARATORS)
 
 
 class BlockSigns(NamedTuple):
@@ -108,22 +114,25 @@ class BlockSigns(NamedTuple):
 
     kinds: tuple[_Kind, ...]
     present: tuple[bytes, ...]
+    numbers: bool
 
 
 def signs_of(block: bytes) -> BlockSigns:
     """Look for every sign once, in many rows together."""
     present = tuple(sign for kind in _KINDS for sign in kind.signs if sign in block)
     kinds = tuple(kind for kind in _KINDS if any(sign in present for sign in kind.signs))
-    return BlockSigns(kinds, present)
+    return BlockSigns(kinds, present, _may_have_numbers(block))
 
 
 def suspects(raw: bytes, block: BlockSigns) -> Sequence[_Kind]:
     """Kinds whose signs one row has; most rows have none."""
+    if b"\\u" in raw:
+        # A sign may be written as an escape.
+        return (*_KINDS, *_BY_DIGITS, _IBAN)
     found: list[_Kind] = []
     if block.present:
         found += [kind for kind in block.kinds if any(sign in raw for sign in kind.signs)]
-    # Phone, card and IBAN have at least nine digits.
-    if len(raw.translate(None, _NOT_A_DIGIT)) >= _FEWEST_DIGITS:
+    if block.numbers and _may_have_numbers(raw):
         found += _BY_DIGITS
         found.append(_IBAN)
     return found

@@ -9,6 +9,7 @@ import msgspec
 
 from dropforge_core.dataset.decoding import RowBroken, decode_row, field
 from dropforge_core.dataset.formats import Canonical, canonical, infer
+from dropforge_core.dataset.private_data import CODES as PRIVATE_CODES
 from dropforge_core.dataset.private_data import found_in, signs_of, suspects
 from dropforge_core.dataset.problems import Problems
 from dropforge_core.dataset.reading import MAX_ROW_BYTES, read_blocks
@@ -67,6 +68,7 @@ class RowReader:
         """Rows by code of what private data they have."""
         self._problems = problems
         self._progress = progress
+        self._looks_for_private = any(problems.severity[code] != "off" for code in PRIVATE_CODES)
         self._first = ("", 0)
         self._reserved = re.compile(
             "|".join(sorted(map(re.escape, special_tokens), key=len, reverse=True)) or r"(?!)"
@@ -78,7 +80,7 @@ class RowReader:
         name, problems = file.name, self._problems
         for block in read_blocks(file, lambda line, fault: self._file_fault(name, line, fault)):
             text = b"\n".join(block.rows)
-            signs = signs_of(text)
+            signs = signs_of(text) if self._looks_for_private else None
             reserved = tuple(sign for sign in self._reserved_signs if sign in text)
             for line, raw in zip(block.lines, block.rows, strict=True):
                 if not raw or raw.isspace():
@@ -92,7 +94,7 @@ class RowReader:
                     self.faulty += 1
                     problems.add(name, line + broken.lines_down, broken.fault)
                     continue
-                if kinds := suspects(raw, signs):
+                if signs and (kinds := suspects(raw, signs)):
                     self._look_for_private(source, kinds, faults)
                 if reserved and any(sign in raw for sign in reserved):
                     self._look_for_reserved(source, faults)

@@ -43,7 +43,6 @@ class Examination:
     """64 bits of each valid row's SHA-256."""
     copies: dict[int, int]
     """Row to 2, 3, ... for rows that repeat an earlier one of their side."""
-    rules: DatasetRules
 
 
 def validate(
@@ -130,7 +129,7 @@ class _Examiner:
         self._excuse_dropped()
         report = self._report(chosen, copies, near, leaks)
         facts = self._facts(chosen) if report.valid else None
-        return Examination(report, facts, self._files, chosen, self._index, self._whole, copies, self._rules)
+        return Examination(report, facts, self._files, chosen, self._index, self._whole, copies)
 
     def _take(self, file: str, side: int, valid: ValidRow) -> None:
         row, encoded = valid.row, valid.encoded

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from dropforge_core.contracts import DatasetManifest, ShardEntry
+from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.dataset.holdout import EVAL, TRAIN
-from dropforge_core.dataset.problems import Problems, severities
+from dropforge_core.dataset.problems import Problems
 from dropforge_core.dataset.rows import RowReader
 from dropforge_core.dataset.validation import Examination
 
@@ -90,8 +91,11 @@ def canonical_lines(examined: Examination) -> Iterator[tuple[int, bytes]]:
     Raises:
         DatasetChanged: at the first row that differs from the examined one.
     """
-    problems = Problems(severities(examined.rules))
-    reader = RowReader(problems)
+    # What the first pass let pass is not judged again, least of all without the base model's tokenizer.
+    lenient: dict[str, Severity] = {
+        code: "off" if kind.adjustable else kind.severity for code, kind in CODES.items()
+    }
+    reader = RowReader(Problems(lenient), special_tokens=frozenset())
     row, total = 0, len(examined.digests)
     for file in examined.files:
         for valid in reader.read(file):
