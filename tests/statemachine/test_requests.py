@@ -1,0 +1,200 @@
+"""Every request that the machine makes, held against the service models: what is sent would be taken."""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from asl_answers import GATE, HAPPY, INPUT, MODEL, PLAN, RUN_ID, SETUP, payload
+from asl_cases import CASES
+from asl_interpreter import Call, run
+from asl_machine import deployed, hurried
+from request_constraints import faults
+
+from dropforge_core.identity import MODEL_NAME, job_name
+
+LONGEST_MODEL: Final = "m23456789-" * 3 + "a123456789"
+CASES_WITH_CALLS: Final = (
+    "registered",
+    "registered after a person approved the cost",
+    "caching takes too long",
+    "training takes too long",
+    "training is tried on the next instance",
+    "the answer to CreateModel was lost",
+    "evaluation takes too long",
+)
+RESULT_LIMIT: Final = 262_144
+
+Requests = Callable[[str, str], list[Call]]
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """The requests of a case, for a model of the given name; of the longest one, redriven, too."""
+
+    def _requests(name: str, model: str) -> list[Call]:
+        case = CASES[name]
+        answers = {**HAPPY, **case.answers}
+        named = {
+            "PlanTraining": [
+                payload(
+                    PLAN.model_copy(
+                        update={
+                            "compute": PLAN.compute.model_copy(
+                                update={"job_name": job_name(model, RUN_ID, 1)}
+                            ),
+                            "base_model": PLAN.base_model.model_copy(
+                                update={"cache_job_name": job_name(model, RUN_ID, 1, "b")}
+                            ),
+                        }
+                    )
+                )
+            ],
+            "PrepareEvaluation": [
+                payload(
+                    SETUP.model_copy(
+                        update={
+                            "job_name": job_name(model, RUN_ID, 1, "e"),
+                            "sagemaker_model_name": job_name(model, RUN_ID, 1, "e"),
+                        }
+                    )
+                )
+            ],
+        }
+        if name == "registered after a person approved the cost":
+            named.pop("PlanTraining")
+        story = run(
+            monkeypatch, hurried(deployed()), {**INPUT, "model": model, "redrive": 11}, {**answers, **named}
+        )
+        return story.calls
+
+    return _requests
+
+
+def _wire(call: Call) -> tuple[str, str, dict[str, Any]]:
+    """Service, action and request as the integration sends it."""
+    _, _, name = call.resource.partition(":::")
+    service, action = name.removeprefix("aws-sdk:").split(":")
+    request = copy.deepcopy(call.arguments)
+    if service == "lambda":
+        request["Payload"] = json.dumps(request["Payload"])
+    if service == "events":
+        for entry in request["Entries"]:
+            entry["Detail"] = json.dumps(entry["Detail"])
+    return service, action.split(".")[0], request
+
+
+@pytest.mark.parametrize("model", [LONGEST_MODEL, "a"])
+@pytest.mark.parametrize("name", CASES_WITH_CALLS)
+def test_aws_would_take_every_request(requests: Requests, name: str, model: str) -> None:
+    """Members, types, lengths, ranges, patterns and enumerations hold, with the shortest and longest names too."""
+    assert MODEL_NAME.fullmatch(model)
+    calls = requests(name, model)
+    assert calls
+    for call in calls:
+        service, action, request = _wire(call)
+        assert faults(service, action, request) == [], call.state
+
+
+def test_the_checker_finds_what_botocore_does_not() -> None:
+    """A name that is one character too long, a pattern and an enumeration are found: the test above can fail."""
+    found = faults(
+        "sagemaker",
+        "createTransformJob",
+        {
+            "TransformJobName": "a" * 64,
+            "ModelName": "under_score",
+            "TransformInput": {
+                "DataSource": {"S3DataSource": {"S3DataType": "Prefix", "S3Uri": "s3://b/k"}},
+                "Splitting": "Line",
+            },
+            "TransformOutput": {"S3OutputPath": "s3://b/o"},
+            "TransformResources": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1},
+        },
+    )
+    for part in ("64 is above 63", "'under_score' does not match", "'Prefix' is none of", "Splitting"):
+        assert any(part in fault for fault in found), part
+
+
+def test_every_state_that_calls_is_covered(requests: Requests) -> None:
+    """The cases above make every kind of request that the machine can make."""
+    made = {call.state for name in CASES_WITH_CALLS for call in requests(name, MODEL)}
+    calling = {name for name, state in deployed()["States"].items() if state["Type"] == "Task"}
+    assert made == calling
+
+
+def test_jobs_carry_the_tags_that_their_permissions_ask_for(requests: Requests) -> None:
+    """Everything that is created says whose it is; roles may only touch what carries the stack's tag."""
+    created = [
+        call
+        for call in requests("registered", MODEL)
+        if "sagemaker:create" in call.resource and not call.resource.endswith(":createModelPackage")
+    ]
+    assert {call.state for call in created} == {
+        "CacheBaseModel",
+        "TrainAdapter",
+        "CreateCandidateModel",
+        "EvaluateCandidate",
+        "EnsureModelPackageGroup",
+    }
+    for call in created:
+        tags = {tag["Key"]: tag["Value"] for tag in call.arguments["Tags"]}
+        assert tags["dropforge:stack"] == "dropforge"
+        assert tags["dropforge:model"] == MODEL
+
+
+def test_training_has_no_network_and_nothing_secret(requests: Requests) -> None:
+    """The trainer can neither fetch nor send; hyperparameters are few and short, so that the answer fits."""
+    request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
+    assert request["EnableNetworkIsolation"] is True
+    assert "Environment" not in request
+    assert set(request["HyperParameters"]) == {"run_id", "attempt", "micro_batch_tokens"}
+    assert all(isinstance(value, str) and len(value) <= 256 for value in request["HyperParameters"].values())
+    assert len(json.dumps(request)) < RESULT_LIMIT / 20
+
+
+def test_metrics_are_read_from_the_trainers_own_line(requests: Requests) -> None:
+    """Each expression finds its figure, and only its own, in a line as the trainer writes it."""
+    request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
+    line = (
+        "step=10/50 epoch=0.52 loss=1.2340 grad_norm=0.913 learning_rate=1.2e-04 tokens_per_s=181 "
+        "memory_gib=2.10 eta_s=130"
+    )
+    held_out = "step=25/50 eval_loss=0.5100"
+    found = {
+        metric["Name"]: [float(value) for value in re.findall(metric["Regex"], f"{line}\n{held_out}")]
+        for metric in request["AlgorithmSpecification"]["MetricDefinitions"]
+    }
+    assert found == {
+        "loss": [1.234],
+        "eval_loss": [0.51],
+        "grad_norm": [0.913],
+        "learning_rate": [1.2e-04],
+        "tokens_per_s": [181.0],
+        "memory_gib": [2.1],
+    }
+
+
+def test_volumes_with_local_disks_get_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SageMaker refuses VolumeKmsKeyId for types whose NVMe disks encrypt themselves, and wants it for others."""
+    for instance_type, has_key in (
+        ("ml.g5.xlarge", False),
+        ("ml.g6e.2xlarge", False),
+        ("ml.g7e.2xlarge", False),
+        ("ml.p5.4xlarge", False),
+        ("ml.g4dn.xlarge", False),
+        ("ml.m5.2xlarge", True),
+        ("ml.p3.2xlarge", True),
+    ):
+        compute = PLAN.compute.model_copy(update={"instance_type": instance_type})
+        story = run(
+            monkeypatch,
+            deployed(),
+            INPUT,
+            {**HAPPY, "PlanTraining": [payload(PLAN, compute=compute)], "ScorePredictions": [payload(GATE)]},
+        )
+        resources = story.request("TrainAdapter")["ResourceConfig"]
+        assert resources["InstanceType"] == instance_type
+        assert ("VolumeKmsKeyId" in resources) is has_key, instance_type
