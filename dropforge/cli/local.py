@@ -5,6 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.parser import BytesParser
+from email.policy import default
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -158,6 +160,9 @@ def run(  # noqa: PLR0913  # by name only: the command's own options
         )
 
 
-def subjects(outbox: Any) -> list[str]:
-    """The subjects of the e-mails that the local AWS kept instead of sending."""
-    return [str(mail["Subject"] if isinstance(mail, Mapping) else mail.subject) for mail in outbox]
+def subjects(outbox: Path) -> list[str]:
+    """The subjects of the e-mails that the local AWS kept as `.eml` files instead of sending, oldest first."""
+    return [
+        str(BytesParser(policy=default).parsebytes(mail.read_bytes())["Subject"])
+        for mail in sorted(outbox.glob("*.eml"))
+    ]
