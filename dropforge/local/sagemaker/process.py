@@ -71,6 +71,8 @@ class Control:
 class Container:
     """A running process in a session of its own, whose output lines go to `on_line`.
 
+    `isolated` leaves it a loopback and no other network, where the kernel allows that.
+
     The thread that makes it must outlive it: Linux ties the process's life to that thread.
     """
 
@@ -80,9 +82,12 @@ class Container:
         environment: Mapping[str, str],
         cwd: Path,
         on_line: Callable[[str], None],
+        *,
+        isolated: bool = False,
     ) -> None:
+        network = "isolated" if isolated else "open"
         self._process = subprocess.Popen(  # noqa: S603  # the argv is the image's entry point; no shell
-            [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *argv],
+            [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), network, *argv],
             env=dict(environment),
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -53,10 +53,11 @@ def _run(
     """Why the container was ended (None: it ended by itself), and its exit code."""
     app = request.app_specification
     argv = host.command(app.image_uri, workspace, app.container_arguments, app.container_entrypoint)
+    isolated = request.network_config.enable_network_isolation
     environment = host.environment(
         workspace,
         {"PROCESSING_JOB_NAME": request.processing_job_name, **request.environment},
-        isolated=request.network_config.enable_network_isolation,
+        isolated=isolated,
     )
     mirrors = [
         FolderMirror(host.store, workspace.path_of(folder), output.s3_uri, host.mirror_every_s)
@@ -67,7 +68,7 @@ def _run(
         mirror.start()
     halt: Halt | None = None
     try:
-        with Container(argv, environment, workspace.root, log.line) as container:
+        with Container(argv, environment, workspace.root, log.line, isolated=isolated) as container:
             halt = container.wait(job.control)
             if halt is not None and halt is not Halt.SHUTDOWN:
                 job.move("Stopping")

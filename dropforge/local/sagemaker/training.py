@@ -148,7 +148,13 @@ class _Training:
         if mirror is not None:
             mirror.start()
         try:
-            with Container(self._argv(), self._environment(), self.workspace.root, self.on_line) as container:
+            with Container(
+                self._argv(),
+                self._environment(),
+                self.workspace.root,
+                self.on_line,
+                isolated=self.request.enable_network_isolation,
+            ) as container:
                 control.limit(Halt.INTERRUPTED, interruption)
                 halt = container.wait(control)
                 control.limit(Halt.INTERRUPTED, None)

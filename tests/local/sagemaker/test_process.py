@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -65,6 +66,44 @@ def test_halt(tmp_path, reason):
     assert container.exit_code() == 128 + signal.SIGTERM
 
 
+TRY_TO_LEAVE = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+sys.exit(libc.unshare(0x40000000) != 0 and libc.unshare(0x50000000) != 0)
+"""
+
+
+def network_can_be_left():
+    """Whether this kernel lets a process have a network of its own."""
+    tried = [sys.executable, "-c", TRY_TO_LEAVE]
+    return sys.platform == "linux" and subprocess.run(tried, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not network_can_be_left(), reason="this kernel keeps network namespaces to itself")
+@pytest.mark.parametrize("isolated", [True, False])
+def test_isolation(tmp_path, isolated):
+    """An isolated container reaches no server of the host, has a loopback of its own, and owns its files."""
+    script = """
+        import pathlib, socket, sys
+        def reaches(port):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            except OSError:
+                return False
+            return True
+        own = socket.create_server(("127.0.0.1", 0))
+        pathlib.Path("written").write_text("x")
+        print(reaches(int(sys.argv[1])), reaches(own.getsockname()[1]), pathlib.Path("written").owner() != "nobody")
+    """
+    lines = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        argv = [sys.executable, "-c", textwrap.dedent(script), port]
+        with Container(argv, dict(os.environ), tmp_path, lines.append, isolated=isolated) as container:
+            container.wait(Control())
+    assert lines == [f"{not isolated} True True"]
+
+
 def test_first_deadline_wins():
     """Of two deadlines that have passed, the earlier is the reason; a limit taken away is none."""
     now = [0.0]
@@ -82,20 +121,21 @@ def test_first_deadline_wins():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_dies_with_the_engine(tmp_path):
+@pytest.mark.parametrize("isolated", [True, False])
+def test_dies_with_the_engine(tmp_path, isolated):
     """An engine that is killed with SIGKILL takes its containers with it."""
     engine = textwrap.dedent(
         """
         import os, pathlib, sys, time
         from dropforge.local.sagemaker.process import Container
         Container([sys.executable, "-u", "-c", "import os, time; print(os.getpid()); time.sleep(120)"],
-                  dict(os.environ), pathlib.Path(sys.argv[1]), lambda line: print(line, flush=True))
+                  dict(os.environ), pathlib.Path(sys.argv[1]), lambda line: print(line, flush=True), isolated=sys.argv[2] == "True")
         time.sleep(120)
         """
     )
     root = Path(__file__).parents[3]
     with subprocess.Popen(
-        [sys.executable, "-c", engine, str(tmp_path)],
+        [sys.executable, "-c", engine, str(tmp_path), str(isolated)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{root}:{root / 'functions'}"},
         text=True,
