@@ -1,0 +1,1 @@
+"""AWS on one machine: an embedded default for trying, developing and testing. See docs/local-aws.md."""
