@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
 from dropforge_core.aws import client, error_code
+from dropforge_core.happenings import JobKind
 from runtime import logger
 
-Kind = Literal["TrainingJob", "TransformJob", "ProcessingJob"]
+Kind = JobKind
 
 KINDS: Final[Mapping[Kind, str]] = {
     "TrainingJob": "training_job",
