@@ -1,6 +1,6 @@
 """`doctor`: what can be checked of a stack before its first run, and what can't, said openly."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -73,8 +73,13 @@ def _bucket(name: str, stack: Stack) -> Iterator[Check]:
 def _events(name: str, stack: Stack) -> Iterator[Check]:
     bucket = stack.resources.dataset_bucket
     found = aws.client("s3").get_bucket_notification_configuration(Bucket=bucket)
-    on = "EventBridgeConfiguration" in found
-    yield Check(
+    yield event_check(name, bucket, found)
+
+
+def event_check(name: str, bucket: str, configuration: Mapping[str, Any]) -> Check:
+    """Whether GetBucketNotificationConfiguration's answer has EventBridge on; an empty member means on."""
+    on = "EventBridgeConfiguration" in configuration
+    return Check(
         name=name,
         state="ok" if on else "bad",
         found=f"{bucket} {'sends' if on else 'does not send'} its events to EventBridge",

@@ -3,15 +3,17 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.parser import BytesParser
 from email.policy import default
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
-from dropforge.cli.console import OK, Terminal
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
+
+from dropforge.cli.console import OK, RUN_FAILED, CommandFailed, Terminal
 from dropforge.cli.follow import follow
 from dropforge.cli.stack import Stack
 from dropforge.cli.summary import RunSummary, download_report, read_summary
@@ -19,8 +21,6 @@ from dropforge.cli.upload import plan_upload, upload
 from dropforge.cli.watch import wait_for_run
 from dropforge_core import aws
 from dropforge_core.model import Frozen
-
-DEFAULT_PORT: Final = 4566
 
 
 class Ready(Frozen):
@@ -72,17 +72,41 @@ def local_stack(*, port: int | None, fast: bool, terminal: Terminal) -> Iterator
     The first SIGINT or SIGTERM leaves the block in order; a second one is Python's own, immediate.
     """
     # Imported here: the engine takes seconds, and no other command needs it.
-    from dropforge.local.stack import start  # noqa: PLC0415
+    from dropforge.local.base_models import PreparationFailed  # noqa: PLC0415
+    from dropforge.local.deploy import DeploymentFailed  # noqa: PLC0415
+    from dropforge.local.stack import LocalStackFailed, start  # noqa: PLC0415
 
-    terminal.note("starting the local AWS …", "dim")
     with _terminating():
-        running = start(port=port, fast=fast)
+        try:
+            with _starting(terminal) as tell:
+                running = start(port=port, fast=fast, on_progress=tell)
+        except (LocalStackFailed, DeploymentFailed, PreparationFailed) as error:
+            raise CommandFailed(str(error), RUN_FAILED) from error
         try:
             with speaking_to(running.env()):
                 yield running
         finally:
             terminal.note("stopping the local AWS …", "dim")
             running.close()
+
+
+@contextmanager
+def _starting(terminal: Terminal) -> Iterator[Callable[[str, float], None]]:
+    """A bar, or a line for each new thing that is being done."""
+    if not terminal.is_live:
+        told: list[str] = []
+
+        def line(what: str, _share: float) -> None:
+            if what not in told:
+                told.append(what)
+                terminal.note(what, "dim")
+
+        yield line
+        return
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal.err, transient=True) as bar:
+        task = bar.add_task("starting the local AWS", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
 @contextmanager
@@ -105,7 +129,7 @@ def _terminating() -> Iterator[None]:
 def up(name: str, *, port: int, fast: bool, terminal: Terminal) -> int:
     """Serve until ^C or SIGTERM, then stop everything."""
     try:
-        with local_stack(port=port, fast=fast, terminal=terminal) as running:
+        with local_stack(port=port or None, fast=fast, terminal=terminal) as running:
             stack = Stack.find(name)
             env = running.env()
             ready = Ready.of(stack, env["AWS_ENDPOINT_URL"], env["AWS_DEFAULT_REGION"])
