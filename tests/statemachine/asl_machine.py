@@ -55,14 +55,6 @@ def deployed() -> dict[str, Any]:
     return machine
 
 
-def hurried(machine: dict[str, Any]) -> dict[str, Any]:
-    """The same machine with the shortest waits between retries that the language knows."""
-    for state in machine["States"].values():
-        for retrier in state.get("Retry", []):
-            retrier.update(IntervalSeconds=1, MaxDelaySeconds=2, BackoffRate=1)
-    return machine
-
-
 def states() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = source()["States"]
     return found

@@ -277,10 +277,3 @@ def test_jobs_catch_what_the_wildcard_does_not() -> None:
         ), name
         first = state["Catch"][0]
         assert states()[first["Next"]]["Resource"].startswith("arn:aws:states:::aws-sdk:sagemaker:stop")
-
-
-def test_a_choice_never_shares_its_defaults_way_and_its_assignments() -> None:
-    """The local interpreter applies a default's Assign to every way to the same state; so none may coincide."""
-    for name, state in states().items():
-        if state["Type"] == "Choice" and "Assign" in state:
-            assert state["Default"] not in {choice["Next"] for choice in state["Choices"]}, name

@@ -3,14 +3,14 @@
 import copy
 import json
 import re
-from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import pytest
 from asl_answers import GATE, HAPPY, INPUT, MODEL, PLAN, RUN_ID, SETUP, payload
 from asl_cases import CASES
 from asl_interpreter import Call, run
-from asl_machine import deployed, hurried
+from asl_machine import deployed
 from request_constraints import faults
 
 from dropforge_core.identity import MODEL_NAME, job_name
@@ -27,56 +27,28 @@ CASES_WITH_CALLS: Final = (
 )
 RESULT_LIMIT: Final = 262_144
 
-Requests = Callable[[str, str], list[Call]]
 
-
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
-    """The requests of a case, for a model of the given name; of the longest one, redriven, too."""
-
-    def _requests(name: str, model: str) -> list[Call]:
-        case = CASES[name]
-        answers = {**HAPPY, **case.answers}
-        named = {
-            "PlanTraining": [
-                payload(
-                    PLAN.model_copy(
-                        update={
-                            "compute": PLAN.compute.model_copy(
-                                update={"job_name": job_name(model, RUN_ID, 1)}
-                            ),
-                            "base_model": PLAN.base_model.model_copy(
-                                update={"cache_job_name": job_name(model, RUN_ID, 1, "b")}
-                            ),
-                        }
-                    )
-                )
-            ],
-            "PrepareEvaluation": [
-                payload(
-                    SETUP.model_copy(
-                        update={
-                            "job_name": job_name(model, RUN_ID, 1, "e"),
-                            "sagemaker_model_name": job_name(model, RUN_ID, 1, "e"),
-                        }
-                    )
-                )
-            ],
-        }
-        if name == "registered after a person approved the cost":
-            named.pop("PlanTraining")
-        story = run(
-            monkeypatch, hurried(deployed()), {**INPUT, "model": model, "redrive": 11}, {**answers, **named}
-        )
-        return story.calls
-
-    return _requests
+@cache
+def requests(name: str, model: str) -> list[Call]:
+    """The requests of a case, for a model of the given name, in a run that was started again eleven times."""
+    case = CASES[name]
+    compute = PLAN.compute.model_copy(update={"job_name": job_name(model, RUN_ID, 1)})
+    base = PLAN.base_model.model_copy(update={"cache_job_name": job_name(model, RUN_ID, 1, "b")})
+    evaluation = job_name(model, RUN_ID, 1, "e")
+    setup = {"job_name": evaluation, "sagemaker_model_name": evaluation}
+    approval = name == "registered after a person approved the cost"
+    answers = {
+        **HAPPY,
+        **case.answers,
+        "PlanTraining": [payload(PLAN, compute=compute, base_model=base, needs_approval=approval)],
+        "PrepareEvaluation": [payload(SETUP, **setup)],
+    }
+    return run(deployed(), {**INPUT, "model": model, "redrive": 11}, answers).calls
 
 
 def _wire(call: Call) -> tuple[str, str, dict[str, Any]]:
     """Service, action and request as the integration sends it."""
-    _, _, name = call.resource.partition(":::")
-    service, action = name.removeprefix("aws-sdk:").split(":")
+    service, action = call.resource.removeprefix("aws-sdk:").split(":")
     request = copy.deepcopy(call.arguments)
     if service == "lambda":
         request["Payload"] = json.dumps(request["Payload"])
@@ -88,7 +60,7 @@ def _wire(call: Call) -> tuple[str, str, dict[str, Any]]:
 
 @pytest.mark.parametrize("model", [LONGEST_MODEL, "a"])
 @pytest.mark.parametrize("name", CASES_WITH_CALLS)
-def test_aws_would_take_every_request(requests: Requests, name: str, model: str) -> None:
+def test_aws_would_take_every_request(name: str, model: str) -> None:
     """Members, types, lengths, ranges, patterns and enumerations hold, with the shortest and longest names too."""
     assert MODEL_NAME.fullmatch(model)
     calls = requests(name, model)
@@ -118,14 +90,14 @@ def test_the_checker_finds_what_botocore_does_not() -> None:
         assert any(part in fault for fault in found), part
 
 
-def test_every_state_that_calls_is_covered(requests: Requests) -> None:
+def test_every_state_that_calls_is_covered() -> None:
     """The cases above make every kind of request that the machine can make."""
     made = {call.state for name in CASES_WITH_CALLS for call in requests(name, MODEL)}
     calling = {name for name, state in deployed()["States"].items() if state["Type"] == "Task"}
     assert made == calling
 
 
-def test_jobs_carry_the_tags_that_their_permissions_ask_for(requests: Requests) -> None:
+def test_jobs_carry_the_tags_that_their_permissions_ask_for() -> None:
     """Everything that is created says whose it is; roles may only touch what carries the stack's tag."""
     created = [
         call
@@ -145,7 +117,7 @@ def test_jobs_carry_the_tags_that_their_permissions_ask_for(requests: Requests) 
         assert tags["dropforge:model"] == MODEL
 
 
-def test_training_has_no_network_and_nothing_secret(requests: Requests) -> None:
+def test_training_has_no_network_and_nothing_secret() -> None:
     """The trainer can neither fetch nor send; hyperparameters are few and short, so that the answer fits."""
     request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
     assert request["EnableNetworkIsolation"] is True
@@ -155,7 +127,7 @@ def test_training_has_no_network_and_nothing_secret(requests: Requests) -> None:
     assert len(json.dumps(request)) < RESULT_LIMIT / 20
 
 
-def test_metrics_are_read_from_the_trainers_own_line(requests: Requests) -> None:
+def test_metrics_are_read_from_the_trainers_own_line() -> None:
     """Each expression finds its figure, and only its own, in a line as the trainer writes it."""
     request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
     line = (
@@ -177,7 +149,7 @@ def test_metrics_are_read_from_the_trainers_own_line(requests: Requests) -> None
     }
 
 
-def test_volumes_with_local_disks_get_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_volumes_with_local_disks_get_no_key() -> None:
     """SageMaker refuses VolumeKmsKeyId for types whose NVMe disks encrypt themselves, and wants it for others."""
     for instance_type, has_key in (
         ("ml.g5.xlarge", False),
@@ -190,7 +162,6 @@ def test_volumes_with_local_disks_get_no_key(monkeypatch: pytest.MonkeyPatch) ->
     ):
         compute = PLAN.compute.model_copy(update={"instance_type": instance_type})
         story = run(
-            monkeypatch,
             deployed(),
             INPUT,
             {**HAPPY, "PlanTraining": [payload(PLAN, compute=compute)], "ScorePredictions": [payload(GATE)]},
