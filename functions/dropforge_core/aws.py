@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_stepfunctions import SFNClient
 
 READ_BYTES: Final = 8 * 1024 * 1024
 """Size of a streamed read; `iter_lines` is quadratic on long lines (botocore#2774)."""
@@ -264,6 +265,38 @@ class Bus:
             raise RuntimeError(f"the event bus refused {detail_type}: {json.dumps(answer['Entries'][0])}")
 
 
+class ExecutionConflict(Exception):
+    """An execution of this name runs or ran with another input."""
+
+
+class Executions:
+    """Executions of one state machine, named by their run."""
+
+    def __init__(self, state_machine_arn: str, stepfunctions: SFNClient | None = None) -> None:
+        self._machine = state_machine_arn
+        self._sfn: SFNClient = stepfunctions if stepfunctions is not None else client("stepfunctions")
+
+    def start(self, name: str, body: str) -> str:
+        """Start the execution, or find that it was started with the same input. Returns its ARN.
+
+        Raises:
+            ExecutionConflict: when the name is taken by an execution with another input.
+        """
+        try:
+            return self._sfn.start_execution(stateMachineArn=self._machine, name=name, input=body)[
+                "executionArn"
+            ]
+        except ClientError as error:
+            if error_code(error) != "ExecutionAlreadyExists":
+                raise
+        # arn:aws:states:REGION:ACCOUNT:stateMachine:NAME, with `:ALIAS` behind it where there is one.
+        parts = self._machine.split(":")
+        arn = ":".join([*parts[:5], "execution", parts[6], name])
+        if json.loads(self._sfn.describe_execution(executionArn=arn)["input"]) != json.loads(body):
+            raise ExecutionConflict(f"{arn} has another input than this run")
+        return arn
+
+
 def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping[str, Any] | None:
     """DescribeModelPackage of the champion: the newest Approved package of the group, or None."""
     sm = sagemaker if sagemaker is not None else client("sagemaker")
@@ -286,6 +319,8 @@ def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping
 __all__: Sequence[str] = (
     "Bucket",
     "Bus",
+    "ExecutionConflict",
+    "Executions",
     "Ledger",
     "ObjectVanished",
     "client",

@@ -22,6 +22,12 @@ class Code(NamedTuple):
 
 CODES: Final[dict[str, Code]] = {
     # the file
+    "KEY_REFUSED": Code(
+        "error",
+        "a key of the form datasets/<model>/<file> or datasets/<model>/<version>/<file>",
+        "Rename the file and upload it again.",
+        scope="file",
+    ),
     "FILE_VANISHED": Code("error", "the file that was uploaded", "Upload it again.", scope="file"),
     "FILE_EMPTY": Code("error", "at least one row", "Upload the file again with its content.", scope="file"),
     "FILE_KIND": Code(

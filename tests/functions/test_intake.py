@@ -1,0 +1,295 @@
+"""Intake, over HTTP: every way in which events of an upload may arrive."""
+
+import itertools
+import json
+
+import boto3
+import pytest
+
+import intake
+from dropforge_core.aws import Executions, Ledger
+from dropforge_core.identity import DATA_SUFFIXES
+
+RECIPE = "base_model: org/name\n"
+ROW = b'{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.fixture
+def stack(account, published, monkeypatch, context):
+    """The account with a versioned dataset bucket, a state machine, and a way to upload and to deliver."""
+    made = Stack(account, published, context)
+    monkeypatch.setenv("STATE_MACHINE_ARN", made.machine)
+    monkeypatch.setenv("DEFAULT_RECIPE", RECIPE)
+    yield made
+    made.destroy()
+
+
+class Stack:
+    def __init__(self, account, published, context):
+        self.account, self.published, self.context = account, published, context
+        self.s3, self.sfn = account.s3, boto3.client("stepfunctions")
+        self.s3.create_bucket(Bucket="datasets")
+        self.s3.put_bucket_versioning(Bucket="datasets", VersioningConfiguration={"Status": "Enabled"})
+        definition = '{"StartAt": "Stay", "States": {"Stay": {"Type": "Wait", "Seconds": 9, "End": true}}}'
+        self.machine = self.sfn.create_state_machine(
+            name="tune", definition=definition, roleArn="arn:aws:iam::123456789012:role/r"
+        )["stateMachineArn"]
+        self.ledger = Ledger("runs")
+        self._sequence = itertools.count(0xFE)
+
+    def upload(self, key, body=ROW, **metadata):
+        """Put an object; returns its event, not yet delivered."""
+        answer = self.s3.put_object(Bucket="datasets", Key=key, Body=body, Metadata=metadata)
+        return {
+            "time": "2026-11-01T10:00:00Z",
+            "detail": {
+                "bucket": {"name": "datasets"},
+                "object": {
+                    "key": key,
+                    "size": len(body),
+                    "etag": answer["ETag"].strip('"'),
+                    "version-id": answer["VersionId"],
+                    "sequencer": f"{next(self._sequence):X}",
+                },
+                "requester": "123456789012",
+            },
+        }
+
+    def deliver(self, event):
+        return intake.handler(event, self.context)
+
+    def runs(self):
+        found = self.sfn.list_executions(stateMachineArn=self.machine)["executions"]
+        return sorted(execution["name"] for execution in found)
+
+    def told(self, kind):
+        return [event for name, event in self.published if name == kind]
+
+    def request(self, run_id):
+        return json.loads(self.account.get(f"runs/{run_id}/request.json"))
+
+    def destroy(self):
+        self.sfn.delete_state_machine(stateMachineArn=self.machine)
+        for kind in ("Versions", "DeleteMarkers"):
+            for entry in self.s3.list_object_versions(Bucket="datasets").get(kind, []):
+                self.s3.delete_object(Bucket="datasets", Key=entry["Key"], VersionId=entry["VersionId"])
+        self.s3.delete_bucket(Bucket="datasets")
+
+
+def test_one_object_is_one_run_however_often_its_event_comes(stack):
+    """The same event delivered again starts nothing and tells nothing."""
+    event = stack.upload("datasets/bot/train.jsonl")
+    answers = [stack.deliver(event) for _ in range(3)]
+    assert len({answer["run_id"] for answer in answers}) == 1
+    assert stack.runs() == [answers[0]["run_id"]]
+    assert len(stack.told("RunReceived")) == 1
+    assert stack.told("RunReceived")[0].data == {
+        "objects": 1,
+        "bytes": len(ROW),
+        "uploaded_as": "datasets/bot/train.jsonl",
+    }
+
+
+def test_the_request_pins_versions_and_carries_the_recipe_unparsed(stack):
+    """What ValidateDataset reads is what was uploaded when, under which recipe text, however wrong it is."""
+    stack.upload("datasets/bot/recipe.yaml", b"base_model: [")
+    event = stack.upload("datasets/bot/train.jsonl")
+    request = stack.request(stack.deliver(event)["run_id"])
+    assert request["recipe_text"] == "base_model: ["
+    assert request["recipe_key"] == "datasets/bot/recipe.yaml"
+    assert request["recipe_default"] == RECIPE
+    assert [o["version_id"] for o in request["objects"]] == [event["detail"]["object"]["version-id"]]
+
+
+def test_the_recipe_beside_the_version_comes_before_that_beside_the_model(stack):
+    """A version's own recipe is taken, and the model's only where the version has none."""
+    stack.upload("datasets/bot/recipe.yaml", b"base_model: a/model")
+    stack.upload("datasets/bot/v1/recipe.yaml", b"base_model: a/version")
+    for version in ("v1", "v2"):
+        stack.upload(f"datasets/bot/{version}/train.jsonl")
+    of_v1, of_v2 = (
+        stack.request(stack.deliver(stack.upload(f"datasets/bot/{v}/_READY", b""))["run_id"])
+        for v in ("v1", "v2")
+    )
+    assert (of_v1["recipe_text"], of_v2["recipe_text"]) == ("base_model: a/version", "base_model: a/model")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_folder_is_one_run_in_any_order_of_arrival(stack, order):
+    """Whichever of the three events comes first, last or twice, one run starts, with both files."""
+    events = [
+        stack.upload("datasets/bot/v1/train.jsonl"),
+        stack.upload("datasets/bot/v1/eval.jsonl"),
+        stack.upload("datasets/bot/v1/_READY", b""),
+    ]
+    started = {stack.deliver(events[i])["run_id"] for i in (*order, *order)} - {None}
+    assert stack.runs() == sorted(started)
+    assert len(started) == 1
+    assert [o["key"] for o in stack.request(started.pop())["objects"]] == [
+        "datasets/bot/v1/eval.jsonl",
+        "datasets/bot/v1/train.jsonl",
+    ]
+
+
+def test_a_folder_without_its_marker_waits_in_silence(stack):
+    """Files alone start nothing, and nobody is told."""
+    assert stack.deliver(stack.upload("datasets/bot/v1/train.jsonl"))["run_id"] is None
+    assert stack.runs() == []
+    assert stack.published == []
+
+
+def test_a_file_replaced_before_the_marker_is_trained_in_its_last_form(stack):
+    """The marker pins the newest version of each file, not the first one."""
+    stack.deliver(stack.upload("datasets/bot/v1/train.jsonl", b"first"))
+    last = stack.upload("datasets/bot/v1/train.jsonl", b"second")
+    run_id = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
+    assert stack.request(run_id)["objects"][0]["version_id"] == last["detail"]["object"]["version-id"]
+
+
+def test_a_marker_before_any_data_waits_for_the_first_file(stack):
+    """With the marker there already, a data file is enough; a later one waits for the next marker."""
+    assert stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"] is None
+    assert stack.deliver(stack.upload("datasets/bot/v1/train.jsonl"))["run_id"]
+    stack.deliver(stack.upload("datasets/bot/v1/train-2.jsonl"))
+    assert len(stack.runs()) == 1
+    stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))
+    assert len(stack.runs()) == 2
+
+
+def test_a_marker_uploaded_again_over_the_same_files_is_the_same_run(stack):
+    """Nothing new was uploaded, so nothing new is trained; asked for `again`, it is."""
+    stack.upload("datasets/bot/v1/train.jsonl")
+    first = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
+    assert stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"] == first
+    assert stack.runs() == [first]
+    again = stack.deliver(stack.upload("datasets/bot/v1/_READY", b"", **{"dropforge-again": "true"}))[
+        "run_id"
+    ]
+    assert again != first
+    assert stack.request(again)["again"] is True
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["datasets/bot/recipe.yaml", "datasets/bot/v1/recipe.yaml", "datasets/bot/notes.txt", "datasets/bot/v1/"],
+)
+def test_what_is_no_data_starts_nothing(stack, key):
+    """Recipes, notes and a console's folder markers are not uploads of data, and no reason to tell anybody."""
+    assert stack.deliver(stack.upload(key, b""))["run_id"] is None
+    assert stack.published == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "datasets/bot/my file.jsonl",
+        "datasets/bot/a+b.jsonl",
+        "datasets/bot/%2F.jsonl",
+        "datasets/bot/\U0001f4a9.jsonl",
+        "datasets/Bot/train.jsonl",
+        "datasets/train.jsonl",
+        "datasets/a/b/c/train.jsonl",
+        "datasets/" + "a" * 900 + "/train.jsonl",
+        "datasets/bot/';rm -rf $HOME;.jsonl",
+    ],
+)
+def test_a_poisoned_key_is_refused_once_and_never_reaches_a_name(stack, key):
+    """The refusal is in the ledger and on the bus, with the key escaped; no execution bears it."""
+    event = stack.upload(key)
+    run_id = stack.deliver(event)["run_id"]
+    stack.deliver(event)
+    assert stack.runs() == []
+    assert stack.ledger.run(run_id)["status"] == "DATASET_REJECTED"
+    assert len(stack.told("DatasetRejected")) == len(stack.told("RunEnded")) == 1
+    message = stack.told("RunEnded")[0].message
+    assert message.isascii()
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_an_empty_object_is_refused(stack):
+    """Zero bytes are told at once, without an execution."""
+    run_id = stack.deliver(stack.upload("datasets/bot/train.jsonl", b""))["run_id"]
+    assert stack.runs() == []
+    assert stack.told("DatasetRejected")[0].data["first"][0]["code"] == "FILE_EMPTY"
+    assert stack.ledger.run(run_id)["model"] == "bot"
+
+
+def test_an_older_version_that_comes_late_is_stale(stack):
+    """Once a newer version was received, the older one's event trains nothing, whatever digits the sequencers have."""
+    older = stack.upload("datasets/bot/train.jsonl", b"old")
+    newer = stack.upload("datasets/bot/train.jsonl", b"new")
+    older["detail"]["object"]["sequencer"], newer["detail"]["object"]["sequencer"] = "FF", "0100"
+    run_id = stack.deliver(newer)["run_id"]
+    late = stack.deliver(older)["run_id"]
+    assert stack.runs() == [run_id]
+    assert stack.ledger.run(late)["status"] == "STALE"
+    assert [event.status for event in stack.told("RunEnded")] == ["STALE"]
+    stack.deliver(newer)
+    assert stack.runs() == [run_id]
+
+
+def test_an_object_that_vanished_is_superseded(stack):
+    """An event for what is deleted by now ends quietly, told once."""
+    event = stack.upload("datasets/bot/train.jsonl")
+    stack.s3.delete_object(Bucket="datasets", Key="datasets/bot/train.jsonl")
+    run_id = stack.deliver(event)["run_id"]
+    stack.deliver(event)
+    assert stack.ledger.run(run_id)["status"] == "SUPERSEDED"
+    assert [event.status for event in stack.told("RunEnded")] == ["SUPERSEDED"]
+    assert stack.runs() == []
+
+
+@pytest.mark.parametrize("broken", ["start", "annotate", "open_run", "claim"])
+def test_a_crash_at_any_point_heals_when_the_event_comes_again(stack, monkeypatch, broken):
+    """Whatever intake had done before it died, the next delivery ends with exactly one run started and told."""
+    owner = Executions if broken == "start" else Ledger
+    works = getattr(owner, broken)
+
+    def dies(*_args, **_kwargs):
+        raise ConnectionError("gone")
+
+    event = stack.upload("datasets/bot/v1/train.jsonl") and stack.upload("datasets/bot/v1/_READY", b"")
+    monkeypatch.setattr(owner, broken, dies)
+    with pytest.raises(ConnectionError):
+        stack.deliver(event)
+    monkeypatch.setattr(owner, broken, works)
+    run_id = stack.deliver(event)["run_id"]
+    assert stack.runs() == [run_id]
+    assert stack.ledger.run(run_id)["execution_arn"].endswith(run_id)
+    assert stack.told("RunReceived")
+
+
+def test_a_recipe_changed_between_two_deliveries_starts_no_second_run(stack):
+    """One upload is one run, under the recipe that was there first."""
+    event = stack.upload("datasets/bot/train.jsonl")
+    run_id = stack.deliver(event)["run_id"]
+    stack.upload("datasets/bot/recipe.yaml", b"base_model: another/one")
+    stack.deliver(event)
+    assert stack.runs() == [run_id]
+
+
+def test_a_refusal_that_was_not_told_is_told_when_the_event_comes_again(stack, monkeypatch):
+    """A bus that is down loses no refusal: the event goes back to be tried again."""
+    event = stack.upload("datasets/bot/a b.jsonl")
+    with monkeypatch.context() as broken:
+        broken.setattr(intake, "announce", lambda *_: False)
+        with pytest.raises(intake.NotTold):
+            stack.deliver(event)
+    assert stack.told("RunEnded") == []
+    stack.deliver(event)
+    stack.deliver(event)
+    assert len(stack.told("RunEnded")) == 1
+
+
+def test_a_recipe_beyond_its_limit_is_carried_only_as_far_as_needed(stack):
+    """A huge recipe.yaml does not fill the request; it is long enough to be refused for its length."""
+    stack.upload("datasets/bot/recipe.yaml", b"#" * 1_000_000)
+    run_id = stack.deliver(stack.upload("datasets/bot/train.jsonl"))["run_id"]
+    assert len(stack.request(run_id)["recipe_text"]) == 65_537
+
+
+@pytest.mark.parametrize("suffix", DATA_SUFFIXES)
+def test_every_data_suffix_starts_a_run(stack, suffix):
+    """What the documentation calls a data file is one."""
+    assert stack.deliver(stack.upload("datasets/bot/train" + suffix))["run_id"]
