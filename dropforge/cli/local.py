@@ -171,7 +171,7 @@ def run(  # noqa: PLR0913  # by name only: the command's own options
         stack = Stack.find(name)
         pushed = upload(plan, stack.resources.dataset_bucket, model=model)
         terminal.note(f"uploaded to s3://{pushed.bucket}/{plan.starter}", "dim")
-        started = wait_for_run(stack, model, pushed.version_ids)
+        started = wait_for_run(stack, pushed)
         last = follow(stack, started.run_id, terminal)
         summary = read_summary(stack, last.run)
         report = download_report(stack, last.run)

@@ -19,10 +19,9 @@ from dropforge_core.identity import (
     parse_dataset_key,
 )
 from dropforge_core.model import Frozen
+from dropforge_core.uploads import AGAIN
 
 PARALLEL_FILES: Final = 4
-AGAIN: Final = "dropforge-again"
-"""Metadata of the object that starts the run: train even where the same content was trained before."""
 _READ: Final = 1 << 20
 
 

@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dropforge.cli.console import RUN_FAILED, CommandFailed
 from dropforge.cli.progress import JobProgress
 from dropforge.cli.stack import RunRecord, Stack
+from dropforge.cli.upload import Pushed
 from dropforge_core import aws
 from dropforge_core.contracts import Plan
 from dropforge_core.layout import RunLayout
@@ -220,28 +221,39 @@ def snapshots(
 
 def wait_for_run(
     stack: Stack,
-    model: str,
-    version_ids: tuple[str, ...],
+    pushed: Pushed,
     *,
+    before: frozenset[str] = frozenset(),
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> RunRecord:
     """The run that an upload started.
 
-    It is found by the versions of its objects, which the request names, so nothing has to be guessed.
+    It is found by the versions of its objects, which the request names, so nothing has to be guessed. An
+    upload that was refused before it became a run has no request; it is the new item that ended at once.
+
+    Args:
+        stack: where to look.
+        pushed: what was uploaded.
+        before: ids of the runs that were there before the upload.
+        clock: seconds.
+        sleep: waits so many of them.
 
     Raises:
         CommandFailed: when none appeared in `APPEAR_S`.
     """
-    wanted = set(version_ids)
-    strangers: set[str] = set()
+    wanted = set(pushed.version_ids)
+    strangers = set(before)
     deadline = clock() + APPEAR_S
     while clock() < deadline:
-        for run in stack.records(model):
+        for run in stack.records(pushed.model):
             if run.run_id in strangers:
                 continue
             request = stack.request(run.run_id)
             if request is None:
+                status = known(run.status)
+                if run.run_id not in before and status is not None and status.is_terminal:
+                    return run
                 continue
             if wanted & {uploaded.version_id for uploaded in request.objects}:
                 return run

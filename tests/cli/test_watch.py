@@ -5,6 +5,7 @@ import pytest
 
 from dropforge.cli.console import CommandFailed
 from dropforge.cli.stack import Stack
+from dropforge.cli.upload import Pushed
 from dropforge.cli.watch import PATIENCE, SETTLE_S, Watcher, snapshots, wait_for_run
 from dropforge_core.contracts import RunRequest, UploadedObject
 
@@ -43,6 +44,12 @@ def request(run_id: str, *versions: str) -> dict:
         received_at="2026-11-21T05:00:00+00:00",
         requester="me",
     ).model_dump(mode="json")
+
+
+def pushed(version: str) -> Pushed:
+    return Pushed(
+        bucket="datasets", model="support-bot", version=None, keys=("k",), version_ids=(version,), bytes=1
+    )
 
 
 def test_training_is_read_from_the_jobs_log(world):
@@ -121,11 +128,21 @@ def test_the_run_of_an_upload_is_found_by_its_versions(world, clock):
     world.document("request", request(OTHER, "v1"), OTHER)
     world.run(RUN)
     world.document("request", request(RUN, "v2", "v3"))
-    found = wait_for_run(Stack.find("dropforge"), "support-bot", ("v3",), clock=clock, sleep=clock.sleep)
+    found = wait_for_run(Stack.find("dropforge"), pushed("v3"), clock=clock, sleep=clock.sleep)
     assert found.run_id == RUN
 
 
 def test_an_upload_that_starts_nothing_is_told(world, clock):
     """Waiting for a run that never comes ends with what to look at."""
     with pytest.raises(CommandFailed, match="dropforge doctor"):
-        wait_for_run(Stack.find("dropforge"), "support-bot", ("v9",), clock=clock, sleep=clock.sleep)
+        wait_for_run(Stack.find("dropforge"), pushed("v9"), clock=clock, sleep=clock.sleep)
+
+
+def test_an_upload_that_was_refused_is_found(world, clock):
+    """An item that ended at once and has no request is the upload's, unless it was there before."""
+    world.run(OTHER, "DATASET_REJECTED")
+    world.run(RUN, "DATASET_REJECTED")
+    found = wait_for_run(
+        Stack.find("dropforge"), pushed("v1"), before=frozenset({OTHER}), clock=clock, sleep=clock.sleep
+    )
+    assert found.run_id == RUN
