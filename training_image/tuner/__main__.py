@@ -1,0 +1,79 @@
+"""`python -m tuner {train|serve|cache-base-model}`: the image's entry point and PID 1."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tuner.contract import Container
+from tuner.failure import classify, record
+from tuner.signals import EXIT_TERMINATED, Stopped, StopRequest
+
+DEFAULTS: Final = {
+    # Threads of torch that wait by spinning starve each other where cores are shared: 124 s became 3 s.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Kernels that give the same sums twice (CUDA's requirement, see torch.use_deterministic_algorithms).
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Bars of carriage returns are noise in a job's log.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Set before torch is imported, where the environment does not say otherwise."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. 0 done, 1 failed with `output/failure`, 143 ended by SIGTERM."""
+    options = parse(arguments)
+    container = Container(options.root)
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    with StopRequest() as stop:
+        try:
+            # Imported by verb: caching a base must not wait for torch.
+            if options.verb == "train":
+                from tuner.loop import train  # noqa: PLC0415
+
+                train(container, stop, say, time.monotonic)
+            elif options.verb == "serve":
+                from tuner.serve import serve  # noqa: PLC0415
+
+                serve(container, stop, say)
+            else:
+                from tuner.cache_base_model import cache_base_model  # noqa: PLC0415
+
+                cache_base_model(options.source, options.destination, stop, say)
+        except Stopped:
+            return EXIT_TERMINATED
+        except Exception as error:  # noqa: BLE001  # the process's last line: all must become a reason
+            traceback.print_exc()
+            failure = classify(error)
+            record(container.failure, failure)
+            sys.stderr.write(f"{failure}\n")
+            return 1
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tuner")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--root", type=Path, default=Path("/opt/ml"), help="the container tree")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("train", parents=[shared], help="train an adapter")
+    verbs.add_parser("serve", parents=[shared], help="answer batch transform requests")
+    cache = verbs.add_parser("cache-base-model", parents=[shared], help="copy a base model into the bucket")
+    cache.add_argument("--source", required=True, help="hub:<repo>@<revision> or s3://<bucket>/<prefix>/")
+    cache.add_argument("--destination", required=True, help="s3://<bucket>/base-models/<name>/<revision>/")
+    return parser.parse_args(arguments)
+
+
+def say(line: str) -> None:
+    """One line to the job's log, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Which rows form an optimiser step, and in which shape a step's documents go through the model.
+
+Documents that begin alike (the template, the system message) share that beginning: it goes through the
+model once in a pass, and the rest of every row attends to it. The loss and its gradient stay the same.
+Both are pure functions of the lengths and a seed, so a resumed run meets the same steps: the position
+in the data is the step's number, and nothing else needs to be saved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.conversation import Document
+
+SHARED_LEAST: Final = 16
+"""Tokens below which a shared beginning does not pay for the second pass through the layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Optimiser steps over the examples.
+
+    Attributes:
+        lengths: int64 [examples], tokens.
+        steps_per_epoch: the same in every epoch.
+        steps: of the whole run.
+        seed: of the order of each epoch.
+    """
+
+    lengths: NDArray[np.int64]
+    steps_per_epoch: int
+    steps: int
+    seed: int
+
+    def epoch_at(self, step: int) -> float:
+        """Passes over the data after `step` steps."""
+        return step / self.steps_per_epoch
+
+    def examples_of(self, step: int) -> list[int]:
+        """Indices of the examples of a step, counted from 1; never empty."""
+        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        lengths = self.lengths[order]
+        # Twice an example's midpoint, in tokens: it belongs to the step in whose window that lies.
+        middles = 2 * np.cumsum(lengths) - lengths
+        owner = middles * self.steps_per_epoch // (2 * int(lengths.sum()))
+        return [int(index) for index in order[owner == place]]
+
+
+def plan_steps(
+    lengths: Sequence[int], effective_batch_tokens: int, *, epochs: float | None, steps: int | None, seed: int
+) -> Schedule:
+    """Cut each epoch into windows of equal token counts, close to `effective_batch_tokens`.
+
+    A window is at least as wide as the longest example: midpoints of neighbours are then never further
+    apart than a window is wide, so no step is empty.
+    """
+    array = np.asarray(lengths, dtype=np.int64)
+    per_epoch = max(1, int(array.sum()) // max(effective_batch_tokens, int(array.max())))
+    if steps is None:
+        steps = max(1, int(np.ceil((3.0 if epochs is None else epochs) * per_epoch)))
+    return Schedule(array, per_epoch, steps, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward pass: rows of documents, by their index in the step.
+
+    Attributes:
+        rows: documents of each row; more than one where rows are packed.
+        width: tokens of the longest row.
+        shared: tokens at the start of every row that are computed once.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    width: int
+    shared: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed, padding counted."""
+        return _computed(len(self.rows), self.width, self.shared)
+
+
+def _computed(rows: int, width: int, shared: int) -> int:
+    return shared + rows * (width - shared)
+
+
+def shared_beginning(documents: Sequence[Document]) -> int:
+    """Tokens with which all documents begin and that none of them is taught; 0 where it is not worth it.
+
+    The last token before the first taught one predicts it, so it stays in every row.
+    """
+    if len(documents) < 2:
+        return 0
+    least = min(int(np.flatnonzero(document.weights)[0]) for document in documents) - 1
+    if least < SHARED_LEAST:
+        return 0
+    heads = np.stack([document.ids[:least] for document in documents])
+    alike = (heads == heads[0]).all(axis=0)
+    shared = least if alike.all() else int(np.argmin(alike))
+    return shared if shared >= SHARED_LEAST else 0
+
+
+def shape_batches(
+    groups: Sequence[Sequence[int]],
+    max_tokens: int,
+    *,
+    packing: bool,
+    hidden_size: int,
+    shared: int = 0,
+) -> list[MicroBatch]:
+    """Micro-batches of at most `max_tokens`, padded by length or packed, whichever costs less.
+
+    A group's documents (a preference pair) stay in one micro-batch. Cost per token and layer is
+    24 h^2 FLOPs for the linear parts and 4 h w for attention over a row of w tokens (Kaplan et al.,
+    arXiv 2001.08361, table 1, with the dense mask that sdpa computes), hence 1 + w / (6 h).
+
+    Args:
+        groups: document lengths of each example.
+        max_tokens: bound of one forward pass; an example that is longer travels alone.
+        packing: whether rows may hold more than one document.
+        hidden_size: h.
+        shared: tokens with which all documents begin; packed rows can't share them.
+    """
+    padded = _padded(groups, max_tokens, shared)
+    if not packing or any(len(group) != 1 for group in groups):
+        return padded
+    packed = _packed([group[0] for group in groups], max_tokens)
+    return min(padded, packed, key=lambda plan: sum(_cost(batch, hidden_size) for batch in plan))
+
+
+def _cost(batch: MicroBatch, hidden_size: int) -> float:
+    return batch.tokens * (1 + batch.width / (6 * hidden_size))
+
+
+def _padded(groups: Sequence[Sequence[int]], max_tokens: int, shared: int) -> list[MicroBatch]:
+    """Examples by falling length, cut where the next would pass the bound."""
+    starts = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
+    order = sorted(range(len(groups)), key=lambda index: (-max(groups[index]), index))
+    batches: list[MicroBatch] = []
+    rows: list[tuple[int, ...]] = []
+    width = 0
+    for index in order:
+        widest = max(width, *groups[index])
+        if rows and _computed(len(rows) + len(groups[index]), widest, shared) > max_tokens:
+            batches.append(MicroBatch(tuple(rows), width, shared))
+            rows, widest = [], max(groups[index])
+        width = widest
+        rows.extend((int(starts[index]) + part,) for part in range(len(groups[index])))
+    batches.append(MicroBatch(tuple(rows), width, shared))
+    return batches
+
+
+def _packed(lengths: Sequence[int], max_tokens: int) -> list[MicroBatch]:
+    """Best-fit decreasing into rows as wide as the longest document, then rows into micro-batches.
+
+    Rows no wider than need be: attention over a row costs its width for every token.
+    """
+    width = max(lengths)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        fits = [row for row, left in enumerate(room) if left >= lengths[index]]
+        if fits:
+            best = min(fits, key=lambda row: (room[row], row))
+            rows[best].append(index)
+            room[best] -= lengths[index]
+        else:
+            rows.append([index])
+            room.append(width - lengths[index])
+    height = max(1, max_tokens // width)
+    return [
+        MicroBatch(tuple(tuple(row) for row in part), max(sum(lengths[i] for i in row) for row in part))
+        for part in (rows[at : at + height] for at in range(0, len(rows), height))
+    ]

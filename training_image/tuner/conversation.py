@@ -1,0 +1,164 @@
+"""Canonical rows to tokens: what the model reads, and which tokens it is taught.
+
+Only assistant tokens carry a weight, each message's own. An answer is tokenised the way serving
+will meet it: after the tokens of its prompt, up to and with the end-of-turn token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+PLAIN_TEMPLATE: Final = (
+    "{{ bos_token or '' }}{% for message in messages %}{{ '### ' + message['role'] + '\n' }}"
+    "{{ message['content'] or '' }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+)
+"""For base models that carry no chat template; it travels in the artifact's manifest."""
+
+Message = Mapping[str, Any]
+
+
+class NotTeachable(ValueError):
+    """A row from which nothing can be learnt. The message says why, without quoting it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One token sequence of a forward pass.
+
+    Attributes:
+        ids: int64 [n].
+        weights: float32 [n]; weights[i] is the weight of predicting ids[i] from ids[:i], 0 for context.
+    """
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+class ChatCodec:
+    """A tokenizer and its chat template, seen as prompts and taught documents."""
+
+    def __init__(self, tokenizer: Any, stop_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self.stop_ids = stop_ids
+        """Tokens at which generation ends."""
+        self.template: str | None = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        """None where the tokenizer brings its own."""
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens that ask for the next assistant message.
+
+        Raises:
+            NotTeachable: when the chat template refuses the conversation.
+        """
+        return self._encode(self._render(messages, ask=True)) if messages else self._begin()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def conversation(self, messages: Sequence[Message]) -> tuple[Document, ...]:
+        """Documents that teach every assistant message of a conversation, each at its own weight.
+
+        One document, unless the template rewrites earlier turns as the conversation goes on (some drop
+        past reasoning): then one for each answer, as serving would see it.
+
+        Raises:
+            NotTeachable: when nothing carries a weight, or the template refuses.
+        """
+        taught = [
+            (index, weight)
+            for index, message in enumerate(messages)
+            if message.get("role") == "assistant" and (weight := _weight(message)) > 0
+        ]
+        if not taught:
+            raise NotTeachable("no assistant message carries a weight above 0")
+        whole = self._teach(messages, taught)
+        if whole is not None:
+            return (whole,)
+        return tuple(self.answer(messages[:index], messages[index], weight) for index, weight in taught)
+
+    def answer(self, prompt: Sequence[Message], answer: Message, weight: float = 1.0) -> Document:
+        """The document that teaches one answer to one prompt.
+
+        Raises:
+            NotTeachable: when the template refuses, or does not continue its own generation prompt.
+        """
+        document = self._teach([*prompt, answer], [(len(prompt), weight)])
+        if document is None:
+            raise NotTeachable("the chat template does not continue its own generation prompt")
+        return document
+
+    def _teach(self, messages: Sequence[Message], taught: Sequence[tuple[int, float]]) -> Document | None:
+        """One document for the given (message index, weight), or None where prefixes are not stable."""
+        if len(messages) == 1:  # plain text: nobody asked, so there is no turn to render
+            begin = self._begin()
+            said = self._encode(str(messages[0].get("content") or ""))
+            ids = [*begin, *said, self._end()]
+            return _document(ids, [(len(begin), len(ids), taught[0][1])])
+        text = self._render(messages[: taught[-1][0] + 1], ask=False)
+        ids = self._encode(text)
+        spans: list[tuple[int, int, float]] = []
+        for index, weight in taught:
+            asked = self._render(messages[:index], ask=True)
+            done = self._render(messages[: index + 1], ask=False)
+            if not text.startswith(asked) or not text.startswith(done):
+                return None
+            before = self._encode(asked)
+            if ids[: len(before)] != before:
+                if len(taught) > 1:
+                    return None
+                # A token would straddle prompt and answer; serving never sees such a token.
+                ids = [*before, *self._encode(text[len(asked) :])]
+            upto = len(ids) if index == taught[-1][0] else len(self._encode(done))
+            stop = next((at + 1 for at in range(len(before), upto) if ids[at] in self.stop_ids), upto)
+            spans.append((len(before), stop, weight))
+        return _document(ids, spans)
+
+    def _begin(self) -> list[int]:
+        start = self._tokenizer.bos_token_id
+        return [self._end() if start is None else int(start)]
+
+    def _end(self) -> int:
+        return int(self._tokenizer.eos_token_id)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _render(self, messages: Sequence[Message], *, ask: bool) -> str:
+        shown = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    shown, chat_template=self.template, tokenize=False, add_generation_prompt=ask
+                )
+            )
+        except (TemplateError, TypeError, KeyError) as error:
+            # The template's own words may quote the row; its class does not.
+            raise NotTeachable(
+                f"the base model's chat template refuses this conversation ({type(error).__name__})"
+            ) from None
+
+
+def _weight(message: Message) -> float:
+    weight = message.get("weight")
+    return 1.0 if weight is None else float(weight)
+
+
+def _document(ids: Sequence[int], spans: Sequence[tuple[int, int, float]]) -> Document:
+    """Tokens after the last taught one are cut off: they cost compute and teach nothing."""
+    end = max(stop for _, stop, _ in spans)
+    weights = np.zeros(end, dtype=np.float32)
+    for start, stop, weight in spans:
+        weights[start:stop] = weight
+    if not weights.any():
+        raise NotTeachable("the taught answer has no tokens")
+    return Document(np.asarray(ids[:end], dtype=np.int64), weights)

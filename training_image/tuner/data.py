@@ -1,0 +1,98 @@
+"""Reading canonical rows from a channel into examples."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from tuner.conversation import ChatCodec, Document, NotTeachable
+from tuner.failure import Failure
+
+SHOWN_IDS: Final = 10
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One canonical row."""
+
+    id: str
+    messages: tuple[Mapping[str, Any], ...]
+    chosen: str | Mapping[str, Any] | None = None
+    """Preference rows only: the better answer, as text or message; `messages` may end in it."""
+    rejected: str | Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What one row teaches: its documents; for preferences exactly (chosen, rejected)."""
+
+    id: str
+    documents: tuple[Document, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of all its documents."""
+        return sum(document.length for document in self.documents)
+
+
+def read_rows(channel: Path) -> Iterator[Row]:
+    """Rows of all `*.jsonl` shards, in the order of their names.
+
+    Raises:
+        Failure: BAD_DATA with file and line.
+    """
+    decoder = msgspec.json.Decoder(Row)
+    for shard in sorted(channel.glob("*.jsonl")):
+        with shard.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield decoder.decode(line)
+                except msgspec.MsgspecError as error:
+                    # A message of msgspec names a type and a path, never a value.
+                    raise Failure("BAD_DATA", f"{shard.name}, line {number}: {error}") from None
+
+
+def encode_rows(
+    rows: Iterable[Row], codec: ChatCodec, method: Literal["sft", "dpo"], max_seq_len: int
+) -> list[Example]:
+    """Examples of the rows, in order. Nothing is truncated.
+
+    Raises:
+        Failure: BAD_DATA naming the first rows that can't be taught, by id.
+    """
+    examples: list[Example] = []
+    faults: dict[str, list[str]] = {}
+    for row in rows:
+        try:
+            documents = _documents(row, codec, method)
+        except NotTeachable as fault:
+            faults.setdefault(str(fault), []).append(row.id)
+            continue
+        longest = max(document.length for document in documents)
+        if longest > max_seq_len:
+            faults.setdefault(f"longer than max_seq_len = {max_seq_len} tokens", []).append(row.id)
+            continue
+        examples.append(Example(row.id, documents))
+    if faults:
+        told = "; ".join(
+            f"{len(ids)} rows: {fault} ({', '.join(ids[:SHOWN_IDS])})" for fault, ids in faults.items()
+        )
+        raise Failure("BAD_DATA", told)
+    return examples
+
+
+def _documents(row: Row, codec: ChatCodec, method: Literal["sft", "dpo"]) -> tuple[Document, ...]:
+    if method == "sft":
+        return codec.conversation(row.messages)
+    if row.chosen is None or row.rejected is None:
+        raise NotTeachable("method dpo needs 'chosen' and 'rejected', the row has none")
+    answered = bool(row.messages) and row.messages[-1].get("role") == "assistant"
+    prompt = row.messages[:-1] if answered else row.messages
+    chosen, rejected = (
+        codec.answer(prompt, {"role": "assistant", "content": said} if isinstance(said, str) else said)
+        for said in (row.chosen, row.rejected)
+    )
+    return chosen, rejected

@@ -1,0 +1,142 @@
+"""Greedy or sampled answers and likelihoods of references, for many prompts at once.
+
+What all prompts of a batch begin with (the template, the system message) is computed once and its
+keys and values are shared; rows that are done leave the batch. Rows are padded on the left, so the
+next token of every row stands in the same column.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuner.batching import MicroBatch, shared_beginning
+from tuner.conversation import Document
+from tuner.likelihood import make_batch, token_nll
+from tuner.model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said after a prompt."""
+
+    tokens: tuple[int, ...]
+    """Without the stop token."""
+    finish_reason: str
+    """`stop` or `length`."""
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens that all sequences share at their start, short of the shortest one's last token."""
+    shortest = min(len(sequence) for sequence in sequences) - 1
+    first = sequences[0]
+    for at in range(max(0, shortest)):
+        if any(sequence[at] != first[at] for sequence in sequences):
+            return at
+    return max(0, shortest)
+
+
+def batches_by_tokens(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices by falling length, cut where width times rows would pass `max_tokens`."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def reference_nll(model: LanguageModel, documents: Sequence[Document]) -> list[float]:
+    """Negative log likelihood of each document's taught tokens, natural log, summed; weights are not used."""
+    shape = MicroBatch(
+        rows=tuple((index,) for index in range(len(documents))),
+        width=max(document.length for document in documents),
+        shared=shared_beginning(documents) if model.can_share else 0,
+    )
+    batch = make_batch(documents, shape, model.pad_id, model.device)
+    sums = torch.zeros(len(documents), dtype=torch.float64, device=model.device)
+    sums.index_add_(0, batch.owners, token_nll(model, batch).double())
+    return [float(value) for value in sums]
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[Answer]:
+    """Answer every prompt. At temperature 0 the likeliest token is taken; else sampling is seeded."""
+    prefix = common_prefix(prompts) if model.can_share else 0
+    width = max(len(prompt) for prompt in prompts) - prefix
+    ids = np.full((len(prompts), width), model.pad_id, dtype=np.int64)
+    mask = np.zeros((len(prompts), width), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - (len(prompt) - prefix) :] = prompt[prefix:]
+        mask[row, width - (len(prompt) - prefix) :] = 1
+    cache = model.shared_cache(_to(model, np.asarray([prompts[0][:prefix]], dtype=np.int64)), len(prompts))
+    chooser = torch.Generator(device=model.device).manual_seed(seed)
+    said: list[list[int]] = [[] for _ in prompts]
+    reasons = ["length"] * len(prompts)
+    alive = list(range(len(prompts)))
+    seen = _to(model, np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), mask], axis=1))
+    states = _forward(model, ids, mask, prefix, cache)[:, -1]
+    for turn in range(max_new_tokens):
+        chosen = _choose(model, states, temperature, chooser)
+        keep = []
+        for place, token in enumerate(chosen.tolist()):
+            if token in model.codec.stop_ids:
+                reasons[alive[place]] = "stop"
+            else:
+                said[alive[place]].append(token)
+                keep.append(place)
+        if not keep or turn == max_new_tokens - 1:
+            break
+        if len(keep) < len(alive):
+            kept = _to(model, np.asarray(keep))
+            cache.batch_select_indices(kept)
+            chosen, seen = chosen[kept], seen[kept]
+            alive = [alive[place] for place in keep]
+        seen = torch.cat([seen, seen.new_ones((len(alive), 1))], dim=1)
+        states = _decode(model, chosen[:, None], seen, cache)[:, -1]
+    return [Answer(tuple(tokens), reason) for tokens, reason in zip(said, reasons, strict=True)]
+
+
+def _choose(model: LanguageModel, states: Tensor, temperature: float, chooser: torch.Generator) -> Tensor:
+    logits = model.logits(states)
+    if temperature <= 0:
+        return logits.argmax(dim=-1)
+    return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=chooser)[:, 0]
+
+
+def _forward(model: LanguageModel, ids: Any, mask: Any, prefix: int, cache: Any) -> Tensor:
+    """States of the part after the prefix, [rows, width, hidden size]."""
+    whole = np.concatenate([np.ones((len(ids), prefix), dtype=np.int64), mask], axis=1)
+    positions = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, prefix:]
+    return model.decode(
+        input_ids=_to(model, ids),
+        attention_mask=_to(model, whole),
+        position_ids=_to(model, positions),
+        past_key_values=cache,
+    )
+
+
+def _decode(model: LanguageModel, ids: Tensor, seen: Tensor, cache: Any) -> Tensor:
+    return model.decode(
+        input_ids=ids,
+        attention_mask=seen,
+        position_ids=seen.sum(dim=1, keepdim=True) - 1,
+        past_key_values=cache,
+    )
+
+
+def _to(model: LanguageModel, array: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(model.device)

@@ -1,0 +1,142 @@
+"""Negative log likelihoods of taught tokens, and of nothing else.
+
+The head multiplies only the positions whose next token is taught. It is frozen, so the gradient with
+respect to its input is known in the forward pass, chunk by chunk, and logits are never kept:
+with a vocabulary of 128k they would outweigh the rest of the pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tuner.batching import MicroBatch
+from tuner.conversation import Document
+from tuner.model import LanguageModel, LogitTransform
+
+CHUNK: Final = 512
+"""Positions whose logits exist at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one forward pass over R rows of W tokens with N taught tokens.
+
+    Attributes:
+        inputs: keyword arguments of the decoder: input_ids [R, W], position_ids [R, W], attention_mask.
+        prefix: [1, S] tokens with which every row begins, not part of W; None where nothing is shared.
+        places: [N] positions in the flattened [R * W] whose next token is taught.
+        targets: [N] the taught tokens.
+        weights: [N] float32.
+        owners: [N] index of the document in the step that each taught token belongs to.
+    """
+
+    inputs: dict[str, Tensor]
+    prefix: Tensor | None
+    places: Tensor
+    targets: Tensor
+    weights: Tensor
+    owners: Tensor
+
+
+def make_batch(documents: Sequence[Document], shape: MicroBatch, pad_id: int, device: torch.device) -> Batch:
+    """Lay documents into rows; packed ones see only themselves, by a block-diagonal causal mask."""
+    size, shared = (len(shape.rows), shape.width), shape.shared
+    ids = np.full(size, pad_id, dtype=np.int64)
+    positions = np.zeros(size, dtype=np.int64)
+    blocks = np.full(size, -1, dtype=np.int64)
+    taught: list[tuple[Any, Any, Any, Any]] = []
+    for row, members in enumerate(shape.rows):
+        at = 0
+        for member in members:
+            document = documents[member]
+            span = slice(at, at + document.length)
+            ids[row, span] = document.ids
+            positions[row, span] = np.arange(document.length)
+            blocks[row, span] = member
+            which = np.flatnonzero(document.weights)
+            place = row * (shape.width - shared) + at + which - 1 - shared
+            taught.append((place, document.ids[which], document.weights[which], np.full(len(which), member)))
+            at += document.length
+    places, targets, weights, owners = (np.concatenate(column) for column in zip(*taught, strict=True))
+    if any(len(members) > 1 for members in shape.rows):
+        mask = torch.from_numpy(blocks[:, :, None] == blocks[:, None, :]).tril().unsqueeze(1)
+    else:
+        mask = torch.from_numpy((blocks >= 0).astype(np.int64))
+    return Batch(
+        inputs={
+            "input_ids": torch.from_numpy(ids[:, shared:].copy()).to(device),
+            "position_ids": torch.from_numpy(positions[:, shared:].copy()).to(device),
+            "attention_mask": mask.to(device),
+        },
+        prefix=torch.from_numpy(ids[:1, :shared].copy()).to(device) if shared else None,
+        places=torch.from_numpy(places).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        weights=torch.from_numpy(weights).to(device),
+        owners=torch.from_numpy(owners).to(device),
+    )
+
+
+def token_nll(model: LanguageModel, batch: Batch) -> Tensor:
+    """Negative log likelihood of each taught token, [N] float32, differentiable."""
+    if batch.prefix is None:
+        states = model.hidden(**batch.inputs)
+    else:
+        cache = model.shared_cache(batch.prefix, len(batch.inputs["input_ids"]))
+        states = model.decode(past_key_values=cache, **batch.inputs)
+    return nll_of_states(model, states.flatten(0, 1)[batch.places], batch.targets)
+
+
+def nll_of_states(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
+    """[N] from the final hidden states [N, hidden size] that predict `targets` [N]."""
+    head = model.causal.get_output_embeddings()
+    nll: Tensor = FrozenHead.apply(states, head.weight, head.bias, targets, model.logit_transform)  # type: ignore[no-untyped-call]
+    return nll
+
+
+class FrozenHead(torch.autograd.Function):
+    """Cross-entropy through a frozen linear head, without keeping logits.
+
+    With p = softmax(z), z = W h + b, the gradient of -log p[t] in h is W^T (p - onehot(t)): it is
+    computed beside the loss and scaled by what arrives in the backward pass.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0913, PLR0917  # autograd passes positions only
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, after: LogitTransform
+    ) -> Tensor:
+        losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+        wants = ctx.needs_input_grad[0]
+        slopes = torch.empty_like(states) if wants else None
+        for at in range(0, len(targets), CHUNK):
+            part = slice(at, at + CHUNK)
+            rows = torch.arange(len(targets[part]), device=states.device)
+            logits = functional.linear(states[part].to(weight.dtype), weight, bias).float()
+            if after.scale != 1.0:
+                logits *= after.scale
+            bend = None
+            if after.cap is not None:
+                bend = torch.tanh(logits / after.cap)
+                logits = bend * after.cap
+            total = logits.logsumexp(dim=-1)
+            losses[part] = total - logits[rows, targets[part]]
+            if slopes is not None:
+                slope = torch.exp_(logits.sub_(total[:, None]))
+                slope[rows, targets[part]] -= 1.0
+                if bend is not None:
+                    slope *= 1 - bend * bend
+                slopes[part] = (slope * after.scale if after.scale != 1.0 else slope).to(
+                    weight.dtype
+                ) @ weight
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * upstream[0][:, None].to(slopes.dtype), None, None, None, None

@@ -1,0 +1,246 @@
+"""The base model, quantised and frozen, and the adapter on it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from dropforge_core.contracts import BaseModelManifest
+from dropforge_core.recipe import Adapter, Recipe
+from tuner.conversation import ChatCodec
+from tuner.failure import Failure, is_out_of_memory
+from tuner.integrity import verify_copy
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A causal model with its codec, on one device."""
+
+    causal: Any
+    """transformers' causal model; adapters are injected into it in place."""
+    codec: ChatCodec
+    pad_id: int
+    device: torch.device
+    manifest: BaseModelManifest
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.causal.config.get_text_config().hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the computation between the quantised weights."""
+        return compute_dtype(self.device)
+
+    def hidden(self, **inputs: Any) -> Tensor:
+        """Last hidden states, [rows, width, hidden size], after the final norm."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.device.type == "cuda"):
+            states: Tensor = self.causal.get_decoder()(use_cache=False, **inputs).last_hidden_state
+            return states
+
+    def decode(self, **inputs: Any) -> Tensor:
+        """As `hidden`, appending keys and values to `past_key_values`."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.device.type == "cuda"):
+            states: Tensor = self.causal.get_decoder()(use_cache=True, **inputs).last_hidden_state
+            return states
+
+    def shared_cache(self, prefix: Tensor, rows: int) -> Any:
+        """Keys and values of a beginning [1, S], for `rows` rows; differentiable."""
+        cache = DynamicCache(config=self.causal.config)
+        if prefix.shape[1]:
+            self.decode(input_ids=prefix, attention_mask=torch.ones_like(prefix), past_key_values=cache)
+            cache.batch_repeat_interleave(rows)
+        return cache
+
+    @property
+    def can_share(self) -> bool:
+        """Whether every layer keeps all keys, so that a beginning may be computed once."""
+        kinds = getattr(self.causal.config.get_text_config(), "layer_types", None)
+        return kinds is None or set(kinds) == {"full_attention"}
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Raw fp32 scores of the next token, [rows, vocabulary], from states [rows, hidden size]."""
+        head = self.causal.get_output_embeddings()
+        return self.logit_transform.apply(
+            functional.linear(states.to(head.weight.dtype), head.weight, head.bias).float()
+        )
+
+    @property
+    def logit_transform(self) -> "LogitTransform":
+        return logit_transform(self.causal.config.get_text_config())
+
+
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What some architectures do to logits after the head: cap * tanh(scale * raw / cap)."""
+
+    scale: float
+    cap: float | None
+
+    def apply(self, logits: Tensor) -> Tensor:
+        scaled = logits * self.scale if self.scale != 1.0 else logits
+        return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
+
+
+def logit_transform(config: Any) -> LogitTransform:
+    """Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`, Gemma caps softly."""
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    return LogitTransform(scale, getattr(config, "final_logit_softcapping", None))
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it; on a CPU without it bf16 is about 20 times slower than fp32."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    return torch.float32
+
+
+def load_base(folder: Path, quantization: str, device: torch.device) -> LanguageModel:
+    """A frozen base model from a verified local copy: safetensors only, no code from the repository.
+
+    Raises:
+        Failure: BASE_MODEL where it can't be loaded, OOM_GPU where it does not fit.
+    """
+    manifest = verify_copy(folder)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    dtype = compute_dtype(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        causal = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            quantization_config=_nf4(dtype) if quantization == "nf4" else None,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise Failure("OOM_GPU", "the base model does not fit; choose a larger instance") from error
+        raise Failure(
+            "BASE_MODEL", f"{manifest.name} can't be loaded: {type(error).__name__}: {error}"
+        ) from error
+    causal.requires_grad_(requires_grad=False)
+    causal.eval()  # type: ignore[no-untyped-call]
+    stops = stop_ids(causal, tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise Failure("BASE_MODEL", f"{manifest.name} has a tokenizer without an end-of-sequence token")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return LanguageModel(causal, ChatCodec(tokenizer, stops), int(pad), device, manifest)
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def stop_ids(causal: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a turn: the tokenizer's and those of the generation settings."""
+    configured = getattr(causal.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(token) for token in [tokenizer.eos_token_id, *listed] if token is not None)
+
+
+def attach_adapter(base: LanguageModel, recipe: Recipe, *, gradient_checkpointing: bool) -> Any:
+    """Inject a fresh LoRA adapter (fp32) and return the peft model around the base.
+
+    Raises:
+        Failure: BASE_MODEL where the recipe's targets name no module of the model.
+    """
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # five seconds that tests of the rest save
+
+    if gradient_checkpointing:
+        base.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        adapted = get_peft_model(
+            base.causal, LoraConfig(**_lora(recipe.adapter)), autocast_adapter_dtype=True
+        )
+    except ValueError as error:
+        known = sorted(
+            {name.rsplit(".", 1)[-1] for name, part in base.causal.named_modules() if _is_linear(part)}
+        )
+        raise Failure(
+            "BASE_MODEL",
+            f"adapter.targets {recipe.adapter.targets!r} fit no module of {base.manifest.name}; "
+            f"its linear layers are {', '.join(known)} ({error})",
+        ) from None
+    if any(p.requires_grad for p in base.causal.get_output_embeddings().parameters()):
+        raise Failure("BASE_MODEL", "adapter.targets names the output head, which stays frozen; leave it out")
+    adapted.train()
+    return adapted
+
+
+def _lora(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "task_type": "CAUSAL_LM",
+        "r": adapter.r,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "target_modules": adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
+        "use_rslora": adapter.rslora,
+        "use_dora": adapter.dora,
+        "bias": "none",
+    }
+
+
+def trainable(causal: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name, in a fixed order."""
+    return {name: p for name, p in sorted(causal.named_parameters()) if p.requires_grad}
+
+
+def snapshot(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """A copy on the host."""
+    return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in parameters.items()}
+
+
+def restore(parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:
+    """Put a snapshot's values back.
+
+    Raises:
+        KeyError, RuntimeError: when names or shapes are not those of the parameters.
+    """
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def expand_quantized(causal: nn.Module) -> int:
+    """Replace NF4 layers by full layers that hold the same numbers, and say how many.
+
+    The dequantised weights are what every product multiplied anyway, so results stay equal bit by bit;
+    decoding on a CPU then no longer unpacks the whole model for each token. Costs fp32 memory.
+    """
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415  # three seconds to import
+    from bitsandbytes.nn.modules import Linear4bit  # noqa: PLC0415
+
+    found = [(name, part) for name, part in causal.named_modules() if isinstance(part, Linear4bit)]
+    for name, part in found:
+        packed: Any = part.weight
+        weight = dequantize_4bit(packed.data, packed.quant_state)
+        full = nn.Linear(part.in_features, part.out_features, bias=part.bias is not None, device="meta")
+        full.weight = nn.Parameter(weight, requires_grad=False)
+        if part.bias is not None:
+            full.bias = nn.Parameter(part.bias.data, requires_grad=False)
+        causal.set_submodule(name, full)
+    return len(found)
+
+
+def _is_linear(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear)  # bitsandbytes' layers derive from it

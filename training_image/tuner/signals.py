@@ -1,0 +1,38 @@
+"""SIGTERM as a request. SageMaker sends it 120 s before it kills: on stop, time limit and spot loss."""
+
+import signal
+from types import FrameType
+from typing import Final, Self
+
+EXIT_TERMINATED: Final = 143
+"""128 + SIGTERM."""
+
+
+class Stopped(Exception):
+    """Somebody asked the process to end."""
+
+
+class StopRequest:
+    """Remembers SIGTERM while it is installed, so that work can end at a point of its choosing."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGTERM, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _remember(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+    def check(self) -> None:
+        """Raise where a stop was asked for.
+
+        Raises:
+            Stopped: when it was.
+        """
+        if self.asked:
+            raise Stopped
