@@ -100,9 +100,10 @@ def decide(
         applied.append(unknown)
     known = evidence.scores
     decisive = dict.fromkeys([gate.primary, *gate.minimum, *(guarded if _champion(evidence) else ())])
-    for name in filter(known.__contains__, decisive):
-        found = evidence.comparisons[name, "base"]
-        applied.append(rule.enough_rows(REGISTRY[name], found.n, found.clusters, gate.min_examples))
+    measured = [evidence.comparisons[name, "base"] for name in decisive if name in known]
+    if measured:
+        least = min(measured, key=lambda found: min(found.n, found.clusters))
+        applied.append(rule.enough_rows(REGISTRY[least.metric], least.n, least.clusters, gate.min_examples))
     applied += [
         rule.minimum(REGISTRY[name], evidence.estimates[name, "candidate"], threshold, gate.alpha, gate.delta)
         for name, threshold in sorted(gate.minimum.items())
@@ -176,8 +177,8 @@ def _champion(evidence: Evidence) -> bool:
 
 
 def flip_metric(evidence: Evidence, primary: str) -> str | None:
-    """The binary metric in which an answer is right or wrong: the primary one, else the first measured."""
-    for name in dict.fromkeys((primary, *evidence.scores)):
+    """The binary metric in which an answer is right or wrong: the primary one, else the strictest measured."""
+    for name in dict.fromkeys((primary, "exact_match", "normalised_match", *evidence.scores)):
         metric = REGISTRY.get(name)
         if name in evidence.scores and metric and (metric.kind, metric.direction) == ("binary", "higher"):
             return name

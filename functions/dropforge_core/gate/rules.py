@@ -109,8 +109,8 @@ def enough_rows(metric: Metric, n: int, clusters: int, at_least: int) -> Rule:
         value=min(n, clusters),
         threshold=at_least,
         n_needed=None if enough else at_least,
-        reason=f"{metric.label} was measured on {n} held-out rows{independent}; the recipe asks for {at_least}."
-        + ("" if enough else " Add rows to the hold-out."),
+        reason=f"{metric.label} was measured on {n} held-out rows{independent}, and no deciding metric on fewer; "
+        f"the recipe asks for {at_least}." + ("" if enough else " Add rows to the hold-out."),
     )
 
 
@@ -141,7 +141,7 @@ def minimum(metric: Metric, found: Estimate, threshold: float, alpha: float, del
         threshold=threshold,
         n_needed=math.ceil(needed) if math.isfinite(needed) else None,
         method=found.method,
-        reason=f"{metric.label} is {found.mean:.4g}, {bound} {_number(sure)} with {1 - alpha:.0%} confidence; "
+        reason=f"{metric.label} is {found.mean:.3g}, {bound} {_number(sure)} with {1 - alpha:.0%} confidence; "
         f"the recipe asks for {bound} {threshold:g}." + _more(verdict, found.n, needed),
     )
 
@@ -188,7 +188,7 @@ def _compared(
         threshold=margin,
         n_needed=found.n_needed,
         method=found.method,
-        reason=f"{metric.label} is {abs(found.difference):.4g} {way} than {who}'s on {found.n} paired rows; "
+        reason=f"{metric.label} is {abs(found.difference):.3g} {way} than {who}'s on {found.n} paired rows; "
         f"with {1 - alpha:.0%} confidence the gain is at least {_number(found.lower)}, and {asked} is asked for."
         + _more(verdict, found.n, needed),
     )
@@ -229,7 +229,7 @@ def _signed(value: float | None, sign: float, unbounded: float) -> float:
 
 
 def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def _more(verdict: Verdict, n: int, needed: float) -> str:

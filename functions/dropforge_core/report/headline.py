@@ -1,0 +1,177 @@
+"""The first screen: what happened, in ten seconds."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from dropforge_core.gate.documents import MetricFacts
+from dropforge_core.gate.evidence import Estimate
+from dropforge_core.report.documents import RunDocuments
+from dropforge_core.report.figures import duration, money, number, percent, plural
+from dropforge_core.report.markup import Markup, tag
+from dropforge_core.report.spending import actual_cost, training_seconds
+
+
+class Told(NamedTuple):
+    """How a status is told."""
+
+    tone: str
+    """`good`, `open` or `bad`: colour and sign, never colour alone."""
+    badge: str
+    title: str
+
+
+_TOLD: Final = {
+    "REGISTERED": Told("good", "Registered", "The new model is better, and is registered"),
+    "GATE_FAILED": Told("bad", "Not registered", "The new model did not pass"),
+    "INCONCLUSIVE": Told("open", "Inconclusive", "There is not enough evidence to decide"),
+    "DATASET_REJECTED": Told("bad", "Rejected", "The dataset was rejected"),
+    "OVER_BUDGET": Told("open", "Over budget", "The run would cost more than its cap"),
+    "APPROVAL_DENIED": Told("open", "Denied", "The spending was not approved"),
+    "APPROVAL_EXPIRED": Told("open", "Expired", "Nobody approved the spending in time"),
+    "CANCELLED": Told("open", "Cancelled", "The run was cancelled"),
+    "DUPLICATE": Told("open", "Duplicate", "The same data was trained before"),
+    "STALE": Told("open", "Stale", "A newer version of the dataset was there already"),
+    "SUPERSEDED": Told("open", "Superseded", "The dataset was replaced before the run began"),
+    "FAILED_CAPACITY": Told("bad", "Failed", "No machine was free"),
+    "FAILED_QUOTA": Told("bad", "Failed", "The account's quota does not allow the machine"),
+    "FAILED_DATA": Told("bad", "Failed", "Training stopped at the data"),
+    "FAILED_CODE": Told("bad", "Failed", "The training code failed"),
+    "FAILED_BASE_MODEL": Told("bad", "Failed", "The base model could not be used"),
+    "FAILED_INTERNAL": Told("bad", "Failed", "The run failed inside"),
+}
+_SIGN: Final = {"good": "\u2713", "open": "?", "bad": "\u2715"}
+
+
+def told(status: str) -> Told:
+    """How the status is told; an unknown one by its own name."""
+    return _TOLD.get(status) or Told(
+        "bad" if status.startswith("FAILED") else "open", status, f"The run ended: {status}"
+    )
+
+
+def headline(run: RunDocuments) -> Markup:
+    """Verdict, sentence and the numbers that a manager asks for."""
+    how = told(run.status)
+    return tag(
+        "header",
+        tag(
+            "p",
+            tag("span", "Dropforge", class_="brand"),
+            tag("span", run.model, class_="model"),
+            tag("span", run.run_id, class_="run-id"),
+            class_="crumbs",
+        ),
+        tag(
+            "div",
+            tag(
+                "p",
+                tag("span", _SIGN[how.tone], aria_hidden="true", class_="sign"),
+                how.badge,
+                class_="badge",
+            ),
+            tag("h1", how.title),
+            _lead(run.message or (run.gate.summary if run.gate else "")),
+            _caution(run),
+            class_=f"hero {how.tone}",
+        ),
+        _tiles(run),
+    )
+
+
+def _lead(message: str) -> list[Markup]:
+    """The first line as the sentence that it is; what follows, such as lines of a log, as it stands."""
+    first, _, rest = message.strip().partition("\n")
+    return [
+        *([tag("p", first, class_="lead")] if first else []),
+        *([tag("pre", rest.strip("\n"), class_="code")] if rest.strip() else []),
+    ]
+
+
+def _caution(run: RunDocuments) -> Markup | None:
+    if run.gate and run.gate.partial_training:
+        return tag(
+            "p", "Training stopped at its cap; the best checkpoint up to then was judged.", class_="caution"
+        )
+    waits = run.recipe is not None and run.recipe.gate.on_pass == "PendingManualApproval"  # noqa: S105  # no password
+    if run.status == "REGISTERED" and waits:
+        return tag(
+            "p", "It waits for a person's approval in the model registry before it serves.", class_="caution"
+        )
+    return None
+
+
+def _tiles(run: RunDocuments) -> Markup | None:
+    tiles = [
+        tile for tile in (*_metric_tiles(run), _rows_tile(run), _time_tile(run), _cost_tile(run)) if tile
+    ]
+    return tag("ul", tiles, class_="tiles") if tiles else None
+
+
+def _tile(label: str, value: object, note: object = None) -> Markup:
+    return tag(
+        "li",
+        tag("span", label, class_="label"),
+        tag("span", value, class_="value"),
+        tag("span", note, class_="note") if note else None,
+    )
+
+
+def _metric_tiles(run: RunDocuments) -> list[Markup]:
+    if run.metrics is None:
+        return []
+    primary = run.gate.policy.primary if run.gate else "nll_per_byte"
+    ordered = sorted(run.metrics.metrics, key=lambda metric: metric.name != primary)
+    return [tile for tile in map(_metric_tile, ordered[:3]) if tile]
+
+
+def _metric_tile(metric: MetricFacts) -> Markup | None:
+    before, after = (_mean(metric, variant) for variant in ("base", "candidate"))
+    if before is None or after is None:
+        return None
+    shown = value_of(metric)
+    value = (
+        shown(before),
+        tag("span", " \u2192 ", class_="arrow", aria_label="to"),
+        tag("strong", shown(after)),
+    )
+    way = "lower is better" if metric.direction == "lower" else "higher is better"
+    return _tile(metric.label, value, f"base \u2192 new; {way}")
+
+
+def value_of(metric: MetricFacts) -> Callable[[float | None], str]:
+    """How the metric's values are written: shares as percent, losses as numbers."""
+    return number if metric.name == "nll_per_byte" else percent
+
+
+def _mean(metric: MetricFacts, variant: str) -> float | None:
+    found: Estimate | None = next((one for one in metric.estimates if one.variant == variant), None)
+    return found.mean if found else None
+
+
+def _rows_tile(run: RunDocuments) -> Markup | None:
+    if run.validation is None:
+        return None
+    held = run.validation.holdout.get("eval")
+    faults = run.validation.error_count
+    if faults:
+        return _tile("Dataset", number(run.validation.rows), f"rows read, {plural(faults, 'fault')}")
+    trained = run.validation.holdout.get("train", run.validation.rows)
+    return _tile("Training rows", number(trained), f"{number(held)} held out" if held is not None else None)
+
+
+def _time_tile(run: RunDocuments) -> Markup | None:
+    seconds = training_seconds(run)
+    note = f"{plural(run.training.steps, 'step')}" if run.training else None
+    return _tile("Training time", duration(seconds), note) if seconds is not None else None
+
+
+def _cost_tile(run: RunDocuments) -> Markup | None:
+    cost = actual_cost(run)
+    if cost is not None:
+        forecast = run.plan.cost_usd if run.plan else None
+        return _tile("Cost on AWS", money(cost), f"forecast {money(forecast.expected)}" if forecast else None)
+    if run.plan and run.plan.cost_usd:
+        return _tile(
+            "Forecast cost", money(run.plan.cost_usd.expected), f"cap {money(run.plan.max_cost_usd)}"
+        )
+    return None

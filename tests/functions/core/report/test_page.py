@@ -1,0 +1,207 @@
+"""The page: whole, safe, and honest about what is missing."""
+
+import re
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+
+import pytest
+
+from dropforge_core.gate.examples import Answer, Example, ExampleAnswers
+from dropforge_core.ledger import Status
+from dropforge_core.report import RunDocuments, render
+
+OPTIONAL = [f.name for f in fields(RunDocuments) if f.default is None]
+ATTACKS = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style><script>alert(1)</script>",
+    "</pre></section><iframe src=//evil>",
+    "{{7*7}}${7*7}<%= 7*7 %>",
+    "\u202egnp.exe\x00\x1b[31m",
+    "<!-- --><svg/onload=alert(1)>",
+)
+VOID = {"meta", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags, attributes, links, text."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.open, self.texts, self.unbalanced = [], [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, name, attrs):
+        self.tags.append(name)
+        self.attributes += attrs
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_startendtag(self, name, attrs):
+        self.tags.append(name)
+        self.attributes += attrs
+
+    def handle_endtag(self, name):
+        if not self.open or self.open.pop() != name:
+            self.unbalanced.append(name)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def checked(run):
+    """The parsed page, after what must hold of every page."""
+    page = Page(render(run))
+    assert not page.unbalanced
+    assert not page.open
+    assert not {"script", "iframe", "img", "link", "object", "form", "a"} & set(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name not in {"src", "href", "srcset", "action"}
+        assert "url(" not in (value or "")
+    idents = [value for name, value in page.attributes if name == "id"]
+    assert len(idents) == len(set(idents))
+    return page
+
+
+def text_of(page):
+    return " ".join(" ".join(page.texts).split())
+
+
+def test_a_whole_run_is_told(registered):
+    """Verdict, metrics, rules, answers, training, dataset, cost and lineage are on the page, in one h1 outline."""
+    page = checked(registered)
+    told = text_of(page)
+    assert page.tags.count("h1") == 1
+    assert "The new model is better, and is registered" in told
+    for words in (
+        "Before and after",
+        "The decision",
+        "Answers side by side",
+        "Training",
+        "Dataset",
+        "Lineage",
+    ):
+        assert words in told
+    assert registered.package_arn in told
+    assert "sha256:" + "5ac1" * 16 in told
+    assert "apache-2.0" in told
+    assert "$0.24" in told
+    assert "Not reached" not in told
+
+
+def test_every_chart_is_told_in_words(registered):
+    """Each drawing that is not decoration has a label for people who do not see it."""
+    page = render(registered)
+    charts = re.findall(r"<svg [^>]*>", page)
+    labelled = [chart for chart in charts if 'role="img"' in chart]
+    assert len(labelled) >= 5
+    assert all(re.search(r'aria-label="[^"]{20,}"', chart) for chart in labelled)
+
+
+def test_a_rejected_dataset_shows_its_faults_first(rejected):
+    """The table of faults is the first section, and what the run did not reach is said once."""
+    page = checked(rejected)
+    told = text_of(page)
+    assert "The dataset was rejected" in told
+    assert "UNKNOWN_ROLE" in told
+    assert "Found 'bot'" in told
+    assert told.index("UNKNOWN_ROLE") < told.index("Lineage")
+    assert "The run ended before: plan, training, evaluation, answers, decision." in told
+
+
+def test_a_failure_tells_its_diagnosis(failed):
+    """The diagnosis is the lead of the page, line breaks kept."""
+    told = text_of(checked(failed))
+    assert "The training code failed" in told
+    assert "mat1 and mat2 shapes" in told
+    assert "dropforge redrive" in told
+
+
+@pytest.mark.parametrize("missing", OPTIONAL)
+def test_any_missing_document_leaves_a_page(registered, missing):
+    """Whatever single document is gone, the page stands; a part that was reached says what is missing."""
+    page = checked(replace(registered, **{missing: None}))
+    named = {
+        "validation": "validation.json", "plan": "plan.json", "training": "training_summary.json",
+        "metrics": "evaluation/metrics.json", "examples": "evaluation/examples.json",
+    }  # fmt: skip
+    if missing in named:
+        assert named[missing] in text_of(page)
+
+
+def test_nothing_at_all_is_a_page():
+    """A run of which nothing is left still has a page with its status."""
+    for status in [*Status, "SOMETHING_NEW"]:
+        page = checked(RunDocuments(run_id="r", model="m", status=str(status)))
+        assert "Not reached" in text_of(page)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_text_stays_text(registered, attack):
+    """What a person wrote, wherever it is shown, makes no tag and no attribute."""
+    answer = Answer(text=attack, score=1.0, nll_per_byte=1.0, cut_off=True)
+    example = Example(
+        id=attack, change="fixed", prompt=attack, reference=attack, answers={"base": answer, attack: answer}
+    )
+    problem = registered.validation.warnings[0].model_copy(
+        update={"file": attack, "path": attack, "message": attack}
+    )
+    upload = registered.request.objects[0].model_copy(update={"key": attack})
+    gate = registered.gate
+    rule = gate.rules[0].model_copy(update={"reason": attack, "metric": attack})
+    flips = gate.flips[0].model_copy(update={"broken": (attack,)})
+    run = replace(
+        registered,
+        model=attack,
+        message=attack,
+        package_arn=attack,
+        bucket=attack,
+        unreadable=(attack,),
+        request=registered.request.model_copy(update={"objects": (upload,), "requester": attack}),
+        validation=registered.validation.model_copy(update={"warnings": (problem,), "format": attack}),
+        plan=registered.plan.model_copy(update={"reason": attack, "notes": (attack,)}),
+        setup=registered.setup.model_copy(update={"model_data": attack}),
+        gate=gate.model_copy(update={"rules": (rule,), "flips": (flips,), "notes": (attack, attack)}),
+        metrics=registered.metrics.model_copy(update={"reason": attack}),
+        examples=ExampleAnswers(metric=attack, counts={attack: 1}, examples=(example,)),
+    )
+    clean = checked(registered)
+    page = checked(run)
+    assert set(page.tags) <= set(clean.tags)
+    assert {name for name, _ in page.attributes} <= {name for name, _ in clean.attributes} | {"open"}
+    assert "\u202e" not in render(run)
+    assert "\x00" not in render(run)
+
+
+def test_the_page_is_the_same_every_time(registered):
+    """Rendering draws nothing and reads no clock."""
+    assert render(registered) == render(registered)
+
+
+def test_colours_keep_their_contrast():
+    """Text colours reach 4.5 to 1 against card and page, in light and in dark (WCAG 2.2, 1.4.3)."""
+    page = render(RunDocuments(run_id="r", model="m", status="REGISTERED"))
+    schemes = re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    light = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", schemes[0]))
+    dark = {**light, **dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", schemes[1]))}
+    for scheme in (light, dark):
+        for ink in ("ink", "muted", "accent", "base", "champion", "good", "bad", "open"):
+            for ground in ("card", "page"):
+                assert contrast(scheme[ink], scheme[ground]) >= 4.5, (ink, ground)
+        for tone in ("good", "bad", "open"):
+            assert contrast(scheme[tone], scheme[f"{tone}-soft"]) >= 4.5, tone
+        assert contrast(scheme["muted"], scheme["soft"]) >= 4.5
+
+
+def contrast(one, other):
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

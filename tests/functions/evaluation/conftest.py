@@ -1,0 +1,209 @@
+"""A trained run in an account over real HTTP, and a model server that answers its prompts."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+import prepare_evaluation
+import score_predictions
+from dropforge_core.contracts import (
+    BaseModelPlan,
+    ComputeChoice,
+    DatasetManifest,
+    EvaluationSetup,
+    GateOutcome,
+    Plan,
+)
+from dropforge_core.layout import RunLayout
+from dropforge_core.recipe import BaseModelRef, Evaluation, Recipe
+
+RUN = "b" * 26
+LAYOUT = RunLayout(run_id=RUN)
+BASE = "base-models/org/base/" + "0" * 40 + "/"
+
+
+class Context:
+    """What Powertools reads of a Lambda context."""
+
+    function_name = "f"
+    memory_limit_in_mb = 128
+    invoked_function_arn = "arn:aws:lambda:us-east-1:0:function:f"
+    aws_request_id = "r"
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws(endpoint, monkeypatch):
+    """Clients of a fresh account, and the environment in which the handlers find it."""
+    from dropforge_core.aws import client  # noqa: PLC0415  # its cache must be emptied around each test
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "POWERTOOLS_TRACE_DISABLED": "true",
+        "POWERTOOLS_METRICS_NAMESPACE": "Dropforge",
+        "POWERTOOLS_SERVICE_NAME": "dropforge",
+        "RUN_TABLE": "runs",
+        "RUN_BUCKET": "runs",
+        "EVENT_BUS": "default",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client.cache_clear()
+    made = {name: boto3.client(name) for name in ("s3", "dynamodb", "sagemaker")}
+    made["s3"].create_bucket(Bucket="runs")
+    made["dynamodb"].create_table(
+        TableName="runs",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    made["dynamodb"].put_item(
+        TableName="runs",
+        Item={"pk": {"S": f"RUN#{RUN}"}, "status": {"S": "TRAINING"}, "rank": {"N": "50"}},
+    )
+    yield made
+    for entry in made["s3"].list_objects_v2(Bucket="runs").get("Contents", []):
+        made["s3"].delete_object(Bucket="runs", Key=entry["Key"])
+    made["s3"].delete_bucket(Bucket="runs")
+    made["dynamodb"].delete_table(TableName="runs")
+    client.cache_clear()
+
+
+@dataclass
+class Run:
+    """The run, and what a test does with it."""
+
+    aws: dict[str, Any]
+
+    def prepare(self):
+        return EvaluationSetup.model_validate(prepare_evaluation.handler(dict(ORDER), Context()))
+
+    def keys(self, prefix):
+        found = self.aws["s3"].list_objects_v2(Bucket="runs", Prefix=prefix)
+        return [entry["Key"] for entry in found.get("Contents", [])]
+
+    def read(self, key):
+        return self.aws["s3"].get_object(Bucket="runs", Key=key)["Body"].read()
+
+    def put(self, key, body):
+        self.aws["s3"].put_object(Bucket="runs", Key=key, Body=body)
+
+    def status(self):
+        item = self.aws["dynamodb"].get_item(TableName="runs", Key={"pk": {"S": f"RUN#{RUN}"}})["Item"]
+        return item["status"]["S"]
+
+    def answer(self, gain=1.0):
+        """Answer every prompt as a model server would: the candidate's loss is lower by about `gain`."""
+        for key in self.keys(LAYOUT.prompts):
+            out = []
+            for number, line in enumerate(self.read(key).splitlines()):
+                prompt = json.loads(line)
+                better = prompt["variant"] == "candidate"
+                out.append(
+                    {
+                        "id": prompt["id"],
+                        "variant": prompt["variant"],
+                        "text": prompt["reference"] if better and prompt["generate"] else "dunno",
+                        "nll": 20.0 + number % 3 - (gain * len(prompt["reference"]) if better else 0),
+                        "reference_bytes": len(prompt["reference"]),
+                    }
+                )
+            name = key.removeprefix(LAYOUT.prompts)
+            self.put(f"{LAYOUT.predictions}{name}.out", "\n".join(map(json.dumps, out)))
+
+    def score(self, setup):
+        event = {"run_id": RUN, "model": "m", "setup": setup.model_dump(mode="json")}
+        return GateOutcome.model_validate(score_predictions.handler(event, Context()))
+
+
+@pytest.fixture
+def run(aws):
+    """A trained run of 60 held-out rows in two shards."""
+
+    def put(key, body):
+        aws["s3"].put_object(Bucket="runs", Key=key, Body=body)
+
+    recipe = Recipe(base_model=BaseModelRef(repo="org/base"), evaluation=Evaluation(generate_at_most=40))
+    put(LAYOUT.recipe, recipe.model_dump_json())
+    for shard in range(2):
+        rows = [
+            {
+                "id": f"row-{i}",
+                "messages": [
+                    {"role": "user", "content": f"question {i}"},
+                    {"role": "assistant", "content": f"answer {i}"},
+                ],
+                "meta": {},
+            }
+            for i in range(shard * 30, shard * 30 + 30)
+        ]
+        put(f"{LAYOUT.holdout}part-{shard:05d}.jsonl", "\n".join(map(json.dumps, rows)))
+    put(
+        LAYOUT.manifest,
+        DatasetManifest(
+            digest="sha256:" + "d" * 64, train=(), holdout=(), holdout_source="cut"
+        ).model_dump_json(),
+    )
+    put(LAYOUT.plan, plan().model_dump_json())
+    return Run(aws)
+
+
+def plan():
+    return Plan(
+        run_id=RUN,
+        fits=True,
+        within_budget=True,
+        needs_approval=False,
+        reason="It fits.",
+        base_model=BaseModelPlan(
+            name="org/base",
+            source="hub:org/base@main",
+            cached=True,
+            prefix=BASE,
+            parameters=1,
+            cache_job_name="b",
+        ),
+        compute=ComputeChoice(
+            attempt=1,
+            job_name="m-t1",
+            instance_type="ml.g5.xlarge",
+            spot=False,
+            max_runtime_s=60,
+            max_wait_s=60,
+            volume_gb=10,
+            micro_batch_tokens=0,
+            remaining_types=(),
+        ),
+        evaluation_instance_type="ml.g5.xlarge",
+        gradient_checkpointing=False,
+        steps=1,
+        tokens_total=1,
+        cost_usd=None,
+        hours=None,
+        max_cost_usd=1.0,
+        options=(),
+    )
+
+
+ORDER = {
+    "run_id": RUN,
+    "model": "m",
+    "training_job_name": f"m-{RUN}-t1",
+    "model_data": "s3://runs/new/model.tar.gz",
+    "base_model_prefix": BASE,
+    "evaluation_instance_type": "ml.g5.xlarge",
+}

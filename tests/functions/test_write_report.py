@@ -1,0 +1,197 @@
+"""WriteReport over real HTTP: the page is there whatever is left of the run."""
+
+import gzip
+import io
+import json
+import tarfile
+from datetime import UTC, datetime, timedelta
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto.server import ThreadedMotoServer
+
+import write_report
+from dropforge_core.contracts import EvaluationSetup, ReportWritten
+from dropforge_core.layout import RunLayout
+from dropforge_core.report.documents import summary_keys, training_summary
+
+RUN = "c" * 26
+LAYOUT = RunLayout(run_id=RUN)
+SUMMARY = {
+    "steps": 4, "epochs": 1.0, "tokens": 100, "seconds": 3.5, "best_step": 4, "best_eval_loss": 0.5,
+    "loss_curve": [[1, 2.0], [4, 0.6]], "eval_curve": [[4, 0.5]], "field_of_tomorrow": 1,
+}  # fmt: skip
+
+
+class Context:
+    """What Powertools reads of a Lambda context."""
+
+    function_name = "f"
+    memory_limit_in_mb = 128
+    invoked_function_arn = "arn:aws:lambda:us-east-1:0:function:f"
+    aws_request_id = "r"
+
+
+def archive(**members):
+    """A tar.gz of named members."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as packed:
+        for name, body in members.items():
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(body)
+            packed.addfile(info, io.BytesIO(body))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint, monkeypatch):
+    from dropforge_core.aws import client  # noqa: PLC0415  # its cache must be emptied around each test
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "POWERTOOLS_TRACE_DISABLED": "true",
+        "POWERTOOLS_METRICS_NAMESPACE": "Dropforge",
+        "POWERTOOLS_SERVICE_NAME": "dropforge",
+        "RUN_TABLE": "runs",
+        "RUN_BUCKET": "runs",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client.cache_clear()
+    made, db = boto3.client("s3"), boto3.client("dynamodb")
+    made.create_bucket(Bucket="runs")
+    db.create_table(
+        TableName="runs",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    yield made
+    for entry in made.list_objects_v2(Bucket="runs").get("Contents", []):
+        made.delete_object(Bucket="runs", Key=entry["Key"])
+    made.delete_bucket(Bucket="runs")
+    db.delete_table(TableName="runs")
+    client.cache_clear()
+
+
+def report(s3, status="REGISTERED", **more):
+    """Write the report; answer the contract and the page."""
+    event = {"run_id": RUN, "model": "m", "status": status, **more}
+    answer = ReportWritten.model_validate(write_report.handler(event, Context()))
+    page = s3.get_object(Bucket="runs", Key=LAYOUT.report)
+    assert page["ContentType"] == "text/html; charset=utf-8"
+    return answer, page["Body"].read().decode()
+
+
+def test_an_empty_run_has_a_page(s3):
+    """Nothing but a status and a message still makes a page, and no cost is made up."""
+    answer, page = report(s3, status="FAILED_INTERNAL", message="It broke.")
+    assert answer.report_uri == f"s3://runs/{LAYOUT.report}"
+    assert answer.cost_usd is None
+    assert "It broke." in page
+    assert "Not reached" in page
+
+
+def test_the_loss_curve_comes_out_of_the_artifact(s3):
+    """The training summary is found inside model.tar.gz, behind other members, and drawn."""
+    body = archive(
+        adapter_model__safetensors=b"x" * 3_000_000, training_summary__json=json.dumps(SUMMARY).encode()
+    )
+    s3.put_object(Bucket="runs", Key=f"{LAYOUT.training_output}m-t1/output/model.tar.gz", Body=body)
+    _, page = report(s3)
+    assert "held-out" in page
+    assert "polyline" in page
+
+
+@pytest.mark.parametrize("body", [b"", b"no archive", archive(other=b"x")[:-9], gzip.compress(b"x" * 999)])
+def test_a_broken_artifact_leaves_a_page(s3, body):
+    """An artifact that is empty, cut or something else costs the curve, not the page."""
+    s3.put_object(Bucket="runs", Key=f"{LAYOUT.training_output}m-t1/output/model.tar.gz", Body=body)
+    assert "Not reached" in report(s3)[1]
+
+
+@pytest.mark.parametrize("name", ["request.json", "recipe.json", "validation.json", "plan.json", "gate.json"])
+def test_an_unreadable_document_is_named(s3, name):
+    """A document of another shape is named on the page and shown as missing."""
+    s3.put_object(Bucket="runs", Key=LAYOUT.key(name), Body=b'{"another": "version"}')
+    _, page = report(s3)
+    assert LAYOUT.key(name) in page
+
+
+def test_the_ledger_s_message_is_the_last_resort(s3):
+    """Where the state machine says nothing, the page says what the ledger knows."""
+    boto3.client("dynamodb").put_item(
+        TableName="runs", Item={"pk": {"S": f"RUN#{RUN}"}, "message": {"S": "Somebody stopped it."}}
+    )
+    assert "Somebody stopped it." in report(s3, status="CANCELLED")[1]
+
+
+class FakeJobs:
+    """SageMaker as it was on the day: one failed attempt, one that ended, one evaluation."""
+
+    def __init__(self, refuse=False):
+        self.refuse = refuse
+
+    def of_run(self, kind, run_id):
+        if self.refuse:
+            raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "List")
+        yield from {"TrainingJob": ["m-t2", "m-t1", "gone"], "TransformJob": ["m-e1"]}[kind]
+
+    def describe(self, kind, name):
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        return {
+            "m-t1": {"BillableTimeInSeconds": 0, "ResourceConfig": {"InstanceType": "ml.g5.xlarge"}},
+            "m-t2": {
+                "BillableTimeInSeconds": 1800,
+                "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2},
+            },
+            "m-e1": {
+                "TransformStartTime": start,
+                "TransformEndTime": start + timedelta(minutes=30),
+                "TransformResources": {"InstanceType": "ml.unheard.of", "InstanceCount": 1},
+            },
+        }.get(name)
+
+
+def test_every_attempt_was_billed():
+    """All attempts count, oldest first, times their instances; a type without a price has none."""
+    found = list(write_report.measured_jobs(FakeJobs(), RUN))
+    assert [(job.name, job.billable_s) for job in found] == [("m-t1", 0), ("m-t2", 3600), ("m-e1", 1800)]
+    assert found[1].usd_hour > 0
+    assert found[2].usd_hour is None
+
+
+def test_a_service_that_does_not_answer_costs_only_the_jobs():
+    """Without permission to look at jobs there is a page without them."""
+    assert list(write_report.measured_jobs(FakeJobs(refuse=True), RUN)) == []
+
+
+def test_the_judged_artifact_is_asked_first():
+    """The summary of the job that was judged is read, the small archive before the large."""
+    setup = EvaluationSetup(
+        job_name="e", sagemaker_model_name="e", prompts=1, variants=("base",), champion_package_arn=None,
+        champion_model_data="", model_data="s3://runs/a/m-t2/output/model.tar.gz",
+    )  # fmt: skip
+    listed = ["a/m-t1/output/model.tar.gz", "a/m-t2/output/model.tar.gz"]
+    assert summary_keys(setup, listed) == ("a/m-t2/output/output.tar.gz", "a/m-t2/output/model.tar.gz")
+    assert summary_keys(None, listed)[1] == "a/m-t2/output/model.tar.gz"
+
+
+@pytest.mark.parametrize("size", [1, 7, 512, 10_000])
+def test_chunks_of_any_size_give_the_summary(size):
+    """However the archive arrives, the summary in it is the same."""
+    body = archive(first=b"y" * 5000, training_summary__json=json.dumps(SUMMARY).encode())
+    chunks = [body[i : i + size] for i in range(0, len(body), size)]
+    assert training_summary(chunks).loss_curve == ((1, 2.0), (4, 0.6))
