@@ -123,11 +123,22 @@ def part_losses(
     finite = torch.isfinite(losses.detach())
     if not bool(finite.all()):
         per_loss = len(part.documents) // len(losses)
-        bad = [part.owners[int(index) * per_loss] for index in torch.nonzero(~finite).flatten()]
-        raise Failure(
-            "NAN_LOSS", f"the loss of these rows is not finite: {row_ids([examples[i] for i in bad])}"
-        )
+        suspects = [int(index) * per_loss for index in torch.nonzero(~finite).flatten()]
+        # Rows that share a pass infect one another: 0 times NaN is NaN in a masked attention too.
+        alone = [at for at in suspects if not _is_finite_alone(model, part.documents[at : at + per_loss])]
+        bad = [examples[part.owners[at]] for at in alone or suspects]
+        raise Failure("NAN_LOSS", f"the loss of these rows is not finite: {row_ids(bad)}")
     return losses
+
+
+def _is_finite_alone(model: LanguageModel, documents: Sequence[Document]) -> bool:
+    with torch.no_grad():
+        for document in documents:
+            shape = MicroBatch(((0,),), document.length)
+            batch = make_batch([document], shape, model.pad_id, model.device)
+            if not bool(torch.isfinite(token_nll(model, batch)).all()):
+                return False
+    return True
 
 
 def row_ids(examples: Sequence[Example], limit: int = 10) -> str:
