@@ -1,0 +1,299 @@
+"""Training for real, on the tiny base."""
+
+import itertools
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_jobs import SHORT, chat_rows, make_job, seal
+
+from dropforge_core.contracts import TrainingConfig
+from tuner import loop
+from tuner.adapters import Variants
+from tuner.artifact import TrainingSummary
+from tuner.contract import Container
+from tuner.data import Row, encode_rows
+from tuner.failure import Failure
+from tuner.generation import reference_nll
+from tuner.model import load_base
+from tuner.signals import Stopped, StopRequest
+
+ROWS, HOLDOUT = chat_rows(40), chat_rows(6, seed=1)
+DROPOUT = {**SHORT, "adapter": {"r": 8, "alpha": 16, "dropout": 0.1}}
+LONG = {**DROPOUT, "training": {**DROPOUT["training"], "steps": 60, "effective_batch_tokens": 256}}
+
+
+def train(container: Container, say: Callable[[str], None] = lambda _: None) -> TrainingSummary:
+    """Train in this process, by a clock that counts calls."""
+    ticks = itertools.count()
+    return loop.train(container, StopRequest(), say, lambda: float(next(ticks)))
+
+
+def adapter_bytes(container: Container) -> bytes:
+    return (container.model / "adapter_model.safetensors").read_bytes()
+
+
+def test_the_loss_falls_and_the_artifact_reloads_to_it(tiny_base: Path, tmp_path: Path) -> None:
+    """What was trained is what the saved adapter does on the base: the best held-out loss, to rounding."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT)
+    summary = train(container)
+    assert summary.loss_curve[-1][1] < summary.loss_curve[0][1] - 1
+    assert summary.first_eval_loss is not None
+    assert summary.best_eval_loss is not None
+    assert summary.best_eval_loss < summary.first_eval_loss - 1
+    variants = Variants(load_base(tiny_base, "nf4", torch.device("cpu")))
+    variants.add("candidate", container.model)
+    codec = variants.base.codec
+    rows = [Row(row["id"], tuple(row["messages"])) for row in HOLDOUT]
+    documents = [example.documents[0] for example in encode_rows(rows, codec, "sft", 512)]
+    tokens = sum(float(document.weights.sum()) for document in documents)
+    for variant, expected in (("candidate", summary.best_eval_loss), ("base", summary.first_eval_loss)):
+        with variants.active(variant) as model:
+            assert sum(reference_nll(model, documents)) / tokens == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_runs_leave_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
+    """Same data, recipe and base: same adapter, byte for byte, dropout included."""
+    made = []
+    for name in ("first", "second"):
+        container = make_job(tmp_path / name, tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=DROPOUT)
+        made.append((train(container).loss_curve, adapter_bytes(container)))
+    assert made[0] == made[1]
+
+
+def test_the_log_lines_are_what_the_metric_regexes_read(tiny_base: Path, tmp_path: Path) -> None:
+    """Every metric of the job's definitions is found, with the pattern that SageMaker is given."""
+    lines: list[str] = []
+    train(make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT), lines.append)
+    steps = [line for line in lines if " loss=" in line]
+    assert len(steps) == 12
+    for name in ("loss", "grad_norm", "learning_rate", "tokens_per_s", "memory_gib", "eta_s", "epoch"):
+        assert all(re.search(rf"(?:^|\s){name}=([-+0-9.eE]+)", line) for line in steps)
+    evaluated = [line for line in lines if "eval_loss=" in line]
+    assert evaluated[0].startswith("step=0/12 eval_loss=")
+    assert evaluated[-1].startswith("step=12/12 eval_loss=")
+
+
+def test_a_killed_run_resumes_as_if_nothing_had_happened(
+    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """After kill -9 the next attempt ends with the same loss curve and the same adapter bytes."""
+    job: dict[str, Any] = {"rows": ROWS, "holdout": HOLDOUT, "recipe": LONG, "checkpoint_every_steps": 5}
+    whole = make_job(tmp_path / "whole", tiny_base, **job)
+    expected = train(whole)
+    broken = make_job(tmp_path / "broken", tiny_base, **job)
+    process = start_tuner("train", "--root", str(broken.root))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step=13/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    assert not broken.model.exists()
+    lines: list[str] = []
+    resumed = train(broken, lines.append)
+    assert any(line.startswith("resumed=step-000000") for line in lines)
+    assert not any(line.startswith("step=1/") for line in lines)
+    assert resumed.loss_curve == expected.loss_curve
+    assert resumed.eval_curve == expected.eval_curve
+    assert adapter_bytes(broken) == adapter_bytes(whole)
+
+
+def test_sigterm_leaves_a_checkpoint_and_an_adapter(
+    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """A stopped job exits 143, can be resumed, and what it learnt so far can be evaluated."""
+    recipe = {**LONG, "training": {**LONG["training"], "steps": 5_000, "evals_per_epoch": 1}}
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=recipe)
+    process = start_tuner("train", "--root", str(container.root))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step=20/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate()
+    assert process.returncode == 143
+    assert not container.failure.exists()
+    assert list(container.checkpoints.glob("step-*/MANIFEST.json"))
+    summary = json.loads((container.model / "training_summary.json").read_bytes())
+    assert summary["stopped_by"] == "time_limit"
+    assert 20 <= summary["steps"] < 5_000
+    assert load_file(container.model / "adapter_model.safetensors")
+
+
+def test_a_stop_before_the_first_step_leaves_no_artifact(tiny_base: Path, tmp_path: Path) -> None:
+    """Nothing was learnt, so there is nothing to evaluate; the checkpoint still resumes."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT)
+    stop = StopRequest()
+    stop.asked = True
+    with pytest.raises(Stopped):
+        loop.train(container, stop, lambda _: None, lambda: 0.0)
+    assert not container.model.exists()
+    assert train(container).steps == 12
+
+
+def poison(base: Path, target: Path, word: str) -> Path:
+    """A copy of the base in which one token's embedding is not a number."""
+    target.mkdir()
+    for path in base.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    vocabulary = json.loads((base / "tokenizer.json").read_bytes())["model"]["vocab"]
+    weights = load_file(target / "model.safetensors")
+    weights["model.embed_tokens.weight"][vocabulary[word]] = float("nan")
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    seal(target)
+    return target
+
+
+def test_a_loss_that_is_no_number_names_the_rows(tiny_base: Path, tmp_path: Path) -> None:
+    """NAN_LOSS says which row, by id, and never what is in it."""
+    base = poison(tiny_base, tmp_path / "base", "Z")
+    bad = {
+        "id": "row-bad",
+        "messages": [{"role": "user", "content": "Z"}, {"role": "assistant", "content": "fine"}],
+    }
+    container = make_job(tmp_path / "ml", base, rows=[*ROWS, bad], recipe=SHORT)
+    with pytest.raises(Failure) as failure:
+        train(container)
+    assert failure.value.word == "NAN_LOSS"
+    assert failure.value.message.endswith(": row-bad")
+
+
+@pytest.mark.parametrize(
+    ("row", "recipe", "told"),
+    [
+        ({"id": "r1", "messages": [{"role": "user", "content": "x"}]}, SHORT, "no assistant message"),
+        ({"id": "r1", "messages": chat_rows(1)[0]["messages"]}, {**SHORT, "method": "dpo"}, "chosen"),
+        (
+            {
+                "id": "r1",
+                "messages": [{"role": "user", "content": "x " * 600}, {"role": "assistant", "content": "y"}],
+            },
+            SHORT,
+            "longer than max_seq_len = 512",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_taught_are_bad_data(
+    tiny_base: Path, tmp_path: Path, row: Mapping[str, Any], recipe: Mapping[str, Any], told: str
+) -> None:
+    """BAD_DATA names the rows and why; nothing is truncated or skipped."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=[row], recipe=recipe)
+    with pytest.raises(Failure, match=rf"BAD_DATA: 1 rows: .*{told}.* \(r1\)"):
+        train(container)
+
+
+def test_a_pass_that_does_not_fit_is_done_in_halves(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory halves the micro-batch at the same effective batch: the losses stay what they were."""
+    expected = train(make_job(tmp_path / "roomy", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT))
+    real = loop.part_losses
+
+    def narrow(objective: Any, model: Any, part: Any, examples: Any) -> Any:
+        if part.shape.tokens > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(objective, model, part, examples)
+
+    monkeypatch.setattr(loop, "part_losses", narrow)
+    found = train(make_job(tmp_path / "narrow", tiny_base, rows=ROWS, recipe=SHORT))
+    for (_, loss), (_, wanted) in zip(found.loss_curve, expected.loss_curve, strict=True):
+        assert loss == pytest.approx(wanted, abs=2e-3)
+
+
+def test_a_row_that_does_not_fit_at_all_is_out_of_memory(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halving ends at one row; then the ladder must find a larger machine."""
+
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "part_losses", never)
+    with pytest.raises(Failure, match="OOM_GPU: a pass of"):
+        train(make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=SHORT))
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_base: Path, tmp_path: Path) -> None:
+    """Patience counts measurements without a better held-out loss; the best adapter is the one kept."""
+    recipe = {
+        **SHORT,
+        "training": {**SHORT["training"], "learning_rate": 0.5, "steps": 400, "early_stopping_patience": 2},
+    }
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=recipe)
+    summary = train(container)
+    assert summary.stopped_by == "early_stopping"
+    after = [loss for step, loss in summary.eval_curve if step > summary.best_step]
+    assert len(after) == 2
+    assert min(after) >= (summary.best_eval_loss or 0)
+
+
+def test_preferences_raise_the_chosen_answer(tiny_base: Path, tmp_path: Path) -> None:
+    """DPO starts at log 2, where model and reference agree, and its loss falls on pairs it has not seen."""
+
+    def pairs(seed: int, count: int) -> list[dict[str, Any]]:
+        rows = chat_rows(count, seed)
+        return [
+            {
+                **row,
+                "chosen": row["messages"][-1],
+                "rejected": {"role": "assistant", "content": "I do not know."},
+            }
+            for row in rows
+        ]
+
+    recipe = {**SHORT, "method": "dpo"}
+    container = make_job(tmp_path / "ml", tiny_base, rows=pairs(0, 40), holdout=pairs(1, 8), recipe=recipe)
+    summary = train(container)
+    assert summary.first_eval_loss == pytest.approx(0.693147, abs=1e-5)
+    assert summary.best_eval_loss is not None
+    assert summary.best_eval_loss < 0.4
+
+
+def test_settings_of_another_run_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Hyperparameters and training.json must come from one plan."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=SHORT)
+    container.hyperparameters.write_text(json.dumps({"run_id": "another", "attempt": "1"}))
+    with pytest.raises(Failure, match="must come from one plan"):
+        train(container)
+
+
+def test_an_altered_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """A base whose bytes are not those that were cached never trains."""
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in tiny_base.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    with (base / "tokenizer.json").open("ab") as stream:
+        stream.write(b" ")
+    with pytest.raises(Failure, match=r"BASE_MODEL: tokenizer.json: found"):
+        train(make_job(tmp_path / "ml", base, rows=ROWS, recipe=SHORT))
+
+
+def test_targets_that_fit_nothing_list_what_would(tiny_base: Path, tmp_path: Path) -> None:
+    """A typo in adapter.targets is answered with the names that the model has."""
+    recipe = {**SHORT, "adapter": {"targets": ["querry"]}}
+    with pytest.raises(Failure, match=r"BASE_MODEL: adapter.targets .*q_proj"):
+        train(make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=recipe))
+
+
+def test_the_manifest_says_what_it_was_made_from(tiny_base: Path, tmp_path: Path) -> None:
+    """Recipe, data and base digests, and the libraries' versions, travel with the adapter."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=SHORT)
+    train(container)
+    config = TrainingConfig.model_validate_json((container.channel("config") / "training.json").read_bytes())
+    manifest = json.loads((container.model / "manifest.json").read_bytes())
+    assert manifest["recipe_digest"] == config.recipe_digest
+    assert manifest["dataset_digest"] == config.dataset_digest
+    assert manifest["base_model"]["name"] == "tiny-llama"
+    assert {"torch", "transformers", "peft", "bitsandbytes"} <= manifest["libraries"].keys()
+    adapter = json.loads((container.model / "adapter_config.json").read_bytes())
+    assert adapter["base_model_name_or_path"] == "tiny-llama"
+    assert str(tmp_path) not in (container.model / "adapter_config.json").read_text()
