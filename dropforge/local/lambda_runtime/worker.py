@@ -138,6 +138,7 @@ class Worker:
                     "-S",
                     launch.__file__,
                     str(os.getpid()),
+                    "open",
                     sys.executable,
                     *_runtime(spec),
                 ],
