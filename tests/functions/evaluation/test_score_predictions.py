@@ -26,7 +26,7 @@ def test_scoring_again_is_the_same_decision(run):
     """A retried ScorePredictions gives the same digest and the same token."""
     setup = run.prepare()
     run.answer()
-    assert score(setup) == run.score(setup)
+    assert run.score(setup) == run.score(setup)
 
 
 def test_no_output_fails_closed(run):
