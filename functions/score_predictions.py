@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import BotoCoreError, ClientError
 
+from announce import announce
 from dropforge_core.aws import Bucket, Bus, Ledger
 from dropforge_core.contracts import DatasetManifest, EvaluationSetup, GateOutcome, Plan, ScoreInput
 from dropforge_core.evaluation.join import join
@@ -16,7 +16,7 @@ from dropforge_core.gate.slices import Slicing
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.recipe import Recipe
-from runtime import Settings, count, instrumented, logger
+from runtime import Settings, count, instrumented
 
 
 class Env(Settings):
@@ -32,7 +32,14 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     Ledger(env.run_table).move(order.run_id, Status.GATING, redrive=order.redrive)
     result = score(Bucket(env.run_bucket), order.run_id, order.model, order.setup)
     count(f"Gate{result.verdict.title()}")
-    _announce(Bus(env.event_bus), order, result)
+    told = RunEvent(
+        run_id=order.run_id,
+        model=order.model,
+        status=Status.GATING,
+        message=result.summary,
+        data={"verdict": result.verdict, "summary": result.summary},
+    )
+    announce(Bus(env.event_bus), "GateDecided", told)
     return result.model_dump(mode="json")
 
 
@@ -71,18 +78,3 @@ def _lines(bucket: Bucket, prefix: str, suffix: str) -> Iterator[bytes]:
     for entry in bucket.list(prefix):
         if entry["Key"].endswith(suffix):
             yield from lines(bucket.stream(entry["Key"]))
-
-
-def _announce(bus: Bus, order: ScoreInput, result: GateOutcome) -> None:
-    """Tell those who listen; that nobody hears changes no verdict."""
-    event = RunEvent(
-        run_id=order.run_id,
-        model=order.model,
-        status=Status.GATING,
-        message=result.summary,
-        data={"verdict": result.verdict, "summary": result.summary},
-    )
-    try:
-        bus.publish("GateDecided", event)
-    except (ClientError, BotoCoreError, RuntimeError):
-        logger.exception("GateDecided was not published")
