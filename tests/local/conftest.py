@@ -107,6 +107,13 @@ class Sample:
             **fields,
         }
 
+    def trains(self, name: str) -> bool:
+        """Whether the job exists and its container runs."""
+        client = self.client("sagemaker")
+        if not client.list_training_jobs(NameContains=name)["TrainingJobSummaries"]:
+            return False
+        return bool(client.describe_training_job(TrainingJobName=name)["SecondaryStatus"] == "Training")
+
     def job_status(self, name: str) -> str:
         found = self.client("sagemaker").describe_training_job(TrainingJobName=name)
         return str(found["TrainingJobStatus"])

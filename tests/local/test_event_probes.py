@@ -53,11 +53,17 @@ def test_an_upload_in_parts_is_told_once(sample: Sample) -> None:
 
 def test_an_executions_end_is_told_on_the_default_bus(sample: Sample) -> None:
     """Step Functions Execution Status Change carries status, input, error and cause."""
-    execution = sample.start(sample.machine({"No": {"Type": "Fail", "Error": "GATE_FAILED", "Cause": "worse"}}))
+    execution = sample.start(
+        sample.machine({"No": {"Type": "Fail", "Error": "GATE_FAILED", "Cause": "worse"}})
+    )
     event = heard(sample, "Step Functions Execution Status Change", '"FAILED"')
     detail = event["detail"]
     assert (event["source"], event["resources"]) == ("aws.states", [execution])
-    assert (detail["error"], detail["cause"], detail["redriveStatus"]) == ("GATE_FAILED", "worse", "REDRIVABLE")
+    assert (detail["error"], detail["cause"], detail["redriveStatus"]) == (
+        "GATE_FAILED",
+        "worse",
+        "REDRIVABLE",
+    )
     assert detail["stopDate"] >= detail["startDate"] > 1_600_000_000_000
 
 

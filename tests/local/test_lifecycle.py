@@ -25,7 +25,7 @@ def processes_below(state_dir: Path, but: int = 0) -> list[int]:
             continue
         try:
             told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-            folder = os.readlink(entry / "cwd").encode()
+            folder = str((entry / "cwd").readlink()).encode()
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
@@ -65,7 +65,7 @@ def test_a_broken_dockerfile_is_said(tmp_path: Path) -> None:
     dockerfile = tmp_path / "image" / "Dockerfile"
     dockerfile.parent.mkdir()
     dockerfile.write_text("FROM scratch\nENTRYPOINT python -m tuner\n")
-    with pytest.raises(LocalStackFailed, match="exec form|no COPY"):
+    with pytest.raises(LocalStackFailed, match=r"exec form|no COPY"):
         Engine(Settings(str(tmp_path / "state"), str(dockerfile)))
 
 
@@ -90,8 +90,7 @@ def test_nothing_is_left_behind(tmp_path: Path, how: str) -> None:
         )
         log = engine.state_dir / "lambda/logs"
         eventually(lambda: any("probe does sleep" in path.read_text() for path in log.glob("*.log")))
-        describe = sample.client("sagemaker").describe_training_job
-        eventually(lambda: describe(TrainingJobName="left-behind")["SecondaryStatus"] == "Training")
+        eventually(lambda: sample.trains("left-behind"))
         print(engine.pid, flush=True)
         sys.stdin.read()
         engine.close()

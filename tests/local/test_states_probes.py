@@ -17,7 +17,11 @@ def refused(error: pytest.ExceptionInfo[ClientError]) -> str:
 
 def test_catch_sees_the_exceptions_own_name(sample: Sample) -> None:
     """A function's exception is caught by its class name, its Cause is the runtime's JSON."""
-    caught = {"ErrorEquals": ["DatasetInvalid"], "Output": "{% $parse($states.errorOutput.Cause) %}", "Next": "Done"}
+    caught = {
+        "ErrorEquals": ["DatasetInvalid"],
+        "Output": "{% $parse($states.errorOutput.Cause) %}",
+        "Next": "Done",
+    }
     end = sample.run({"Ask": sample.probe({"do": "fail"}, Catch=[caught], Next="Done"), "Done": SUCCEED})
     assert end["status"] == "SUCCEEDED"
     assert end["output"]["errorType"] == "DatasetInvalid"
@@ -39,7 +43,12 @@ def test_retry_tries_again_and_counts(sample: Sample) -> None:
         "failures": 2,
         "retry_count": "{% $states.context.State.RetryCount %}",
     }
-    retry = {"ErrorEquals": ["ConnectionError"], "IntervalSeconds": 1, "MaxDelaySeconds": 1, "JitterStrategy": "FULL"}
+    retry = {
+        "ErrorEquals": ["ConnectionError"],
+        "IntervalSeconds": 1,
+        "MaxDelaySeconds": 1,
+        "JitterStrategy": "FULL",
+    }
     end = sample.run({"Ask": sample.probe(payload, Retry=[retry])})
     assert end["output"]["Payload"] == {"attempts": 3, "retry_count": 2}
 
@@ -55,7 +64,11 @@ def test_variables_live_beyond_their_state(sample: Sample) -> None:
                 "Output": "{% {'before': $n, 'who': $who} %}",
                 "Next": "Third",
             },
-            "Third": {"Type": "Choice", "Choices": [{"Condition": "{% $n = 2 %}", "Next": "Done"}], "Default": "No"},
+            "Third": {
+                "Type": "Choice",
+                "Choices": [{"Condition": "{% $n = 2 %}", "Next": "Done"}],
+                "Default": "No",
+            },
             "Done": SUCCEED,
             "No": {"Type": "Fail", "Error": "No"},
         },
@@ -66,8 +79,14 @@ def test_variables_live_beyond_their_state(sample: Sample) -> None:
 
 def test_a_missing_variable_fails_a_choice(sample: Sample) -> None:
     """A condition on what was never assigned is an error, not a no."""
-    choice = {"Type": "Choice", "Choices": [{"Condition": "{% $missing = 1 %}", "Next": "Done"}], "Default": "Done"}
-    end = sample.run({"Choose": {**choice, "Choices": [{"Condition": "{% $missing %}", "Next": "Done"}]}, "Done": SUCCEED})
+    choice = {
+        "Type": "Choice",
+        "Choices": [{"Condition": "{% $missing = 1 %}", "Next": "Done"}],
+        "Default": "Done",
+    }
+    end = sample.run(
+        {"Choose": {**choice, "Choices": [{"Condition": "{% $missing %}", "Next": "Done"}]}, "Done": SUCCEED}
+    )
     assert (end["status"], end["error"]) == ("FAILED", "States.QueryEvaluationError")
 
 
@@ -109,7 +128,10 @@ def test_a_slow_function_times_out_its_task_and_itself(sample: Sample) -> None:
 
 def test_the_machines_own_timeout_ends_it(sample: Sample) -> None:
     """A machine's TimeoutSeconds ends the execution as TIMED_OUT."""
-    assert sample.run({"Wait": {"Type": "Wait", "Seconds": 60, "End": True}}, TimeoutSeconds=1)["status"] == "TIMED_OUT"
+    assert (
+        sample.run({"Wait": {"Type": "Wait", "Seconds": 60, "End": True}}, TimeoutSeconds=1)["status"]
+        == "TIMED_OUT"
+    )
 
 
 def test_sync_gives_the_jobs_description(sample: Sample, job_name: str) -> None:
@@ -132,21 +154,28 @@ def test_a_failed_job_is_task_failed_with_its_description(sample: Sample, job_na
 def test_the_same_job_name_is_in_use(sample: Sample, job_name: str) -> None:
     """A second job of one name is refused under the name that our Catch knows."""
     sample.run({"Train": sample.training(job_name, "ok")})
-    assert sample.run({"Train": sample.training(job_name, "ok")})["error"] == "SageMaker.ResourceInUseException"
+    assert (
+        sample.run({"Train": sample.training(job_name, "ok")})["error"] == "SageMaker.ResourceInUseException"
+    )
 
 
 def test_an_abort_stops_the_job(sample: Sample, job_name: str) -> None:
     """StopExecution ends the SageMaker job too: no job outlives its run."""
     execution = sample.start(sample.machine({"Train": sample.training(job_name, "sleep")}))
-    eventually(lambda: _trains(sample, job_name))
-    sample.client("stepfunctions").stop_execution(executionArn=execution, error="Cancelled", cause="by a person")
+    eventually(lambda: sample.trains(job_name))
+    sample.client("stepfunctions").stop_execution(
+        executionArn=execution, error="Cancelled", cause="by a person"
+    )
     assert sample.ended(execution)["status"] == "ABORTED"
     eventually(lambda: sample.job_status(job_name) == "Stopped")
 
 
 def test_a_task_that_times_out_stops_its_job(sample: Sample, job_name: str) -> None:
     """A `.sync` task past its TimeoutSeconds fails as States.Timeout and its job is stopped."""
-    assert sample.run({"Train": sample.training(job_name, "sleep", TimeoutSeconds=2)})["error"] == "States.Timeout"
+    assert (
+        sample.run({"Train": sample.training(job_name, "sleep", TimeoutSeconds=2)})["error"]
+        == "States.Timeout"
+    )
     eventually(lambda: sample.job_status(job_name) == "Stopped")
 
 
@@ -164,7 +193,10 @@ def test_service_errors_have_awss_names(sample: Sample) -> None:
     assert _error(sample, "aws-sdk:dynamodb:updateItem", update) == "DynamoDb.ConditionalCheckFailedException"
     job = {"TrainingJobName": "nobody"}
     assert _error(sample, "aws-sdk:sagemaker:describeTrainingJob", job).startswith("SageMaker.")
-    assert _error(sample, "sagemaker:createModel", {"ModelName": "bad name!"}) == "SageMaker.AmazonSageMakerException"
+    assert (
+        _error(sample, "sagemaker:createModel", {"ModelName": "bad name!"})
+        == "SageMaker.AmazonSageMakerException"
+    )
     assert _error(sample, "lambda:invoke", {"FunctionName": "nobody"}) == "Lambda.ResourceNotFoundException"
     assert _error(sample, "dynamodb:updateItem", {"Key": {}}) == "States.Runtime"
 
@@ -265,13 +297,6 @@ def _item(sample: Sample, key: str) -> dict[str, Any]:
     found = sample.client("dynamodb").get_item(TableName=table, Key={"pk": {"S": key}}, ConsistentRead=True)
     item: dict[str, Any] = found.get("Item", {})
     return item
-
-
-def _trains(sample: Sample, name: str) -> bool:
-    jobs = sample.client("sagemaker").list_training_jobs(NameContains=name)["TrainingJobSummaries"]
-    return bool(jobs) and sample.client("sagemaker").describe_training_job(TrainingJobName=name)[
-        "SecondaryStatus"
-    ] == "Training"
 
 
 def _error(sample: Sample, action: str, arguments: dict[str, Any]) -> str:

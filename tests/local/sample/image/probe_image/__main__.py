@@ -9,7 +9,7 @@ from pathlib import Path
 def main(verb: str, root: Path) -> int:
     """Play the container."""
     mode = json.loads((root / "input/config/hyperparameters.json").read_text())["mode"]
-    print(f"{verb} mode={mode} loss=0.5", flush=True)
+    print(f"{verb} mode={mode} loss=0.5", flush=True)  # noqa: T201  # a container's output is its log
     if mode == "sleep":
         time.sleep(600)
     if mode == "fail":
@@ -21,4 +21,9 @@ def main(verb: str, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[sys.argv.index("--root") + 1]) if "--root" in sys.argv else Path("/opt/ml")))
+    sys.exit(
+        main(
+            sys.argv[1],
+            Path(sys.argv[sys.argv.index("--root") + 1]) if "--root" in sys.argv else Path("/opt/ml"),
+        )
+    )
