@@ -57,7 +57,7 @@ class Terminal:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.out = Console(file=sys.stdout, highlight=False)
         self.err = Console(file=sys.stderr, highlight=False)
 
     def result(self, document: BaseModel | Mapping[str, Any] | list[Any], *shown: Any) -> None:
@@ -68,11 +68,14 @@ class Terminal:
             sys.stdout.flush()
             return
         for renderable in shown:
-            self.out.print(said(renderable) if isinstance(renderable, str) else renderable)
+            if isinstance(renderable, str):  # whole, so that it can be copied
+                self.out.print(said(renderable), soft_wrap=True)
+            else:
+                self.out.print(renderable)
 
     def note(self, text: str, style: str = "") -> None:
         """A line for people on stderr; nothing in it is read as markup."""
-        self.err.print(said(text, style))
+        self.err.print(said(text, style), soft_wrap=True)
 
     @property
     def is_live(self) -> bool:

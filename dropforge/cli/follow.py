@@ -74,15 +74,17 @@ def _line(shot: Snapshot) -> str:
     status, progress = known(shot.run.status), shot.progress
     if status is Status.TRAINING and progress.training and progress.training.steps:
         training = progress.training
-        every = max(1, training.steps // _LINES_A_JOB)
-        step = training.steps if training.step == training.steps else training.step // every * every
-        return f"{phrase(status)}: step {step} of {training.steps}"
+        return _milestone(status, "step ", training.step, training.steps)
     if progress.total and status in (Status.EVALUATING, Status.CACHING_BASE):
-        every = max(1, progress.total // _LINES_A_JOB)
-        done = progress.total if progress.done == progress.total else progress.done // every * every
-        return f"{phrase(status)}: {done} of {progress.total}"
+        return _milestone(status, "", progress.done, progress.total)
     message = f": {shot.run.message}" if shot.run.message and status and status.is_terminal else ""
     return phrase(shot.run.status) + message
+
+
+def _milestone(status: Status, unit: str, done: int, total: int) -> str:
+    every = max(1, total // _LINES_A_JOB)
+    reached = total if done == total else done // every * every
+    return f"{phrase(status)}: {unit}{reached} of {total}" if reached else phrase(status)
 
 
 def view(shot: Snapshot, seen: frozenset[Status] = frozenset()) -> RenderableType:

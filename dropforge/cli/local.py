@@ -178,6 +178,7 @@ def run(  # noqa: PLR0913  # by name only: the command's own options
         return summary.model_copy(
             update={
                 "report_path": str(report) if report else None,
+                "is_over": True,
                 "emails": tuple(subjects(running.outbox)),
                 "cause": last.cause if last.is_lost else "",
             }

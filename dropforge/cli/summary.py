@@ -1,6 +1,7 @@
 """The end of a run as a person enjoys it: verdict, before and after, three answers, cost, where things lie."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import pydantic
@@ -27,6 +28,17 @@ EXAMPLES_SHOWN: Final = 3
 FAULTS_SHOWN: Final = 20
 ANSWER_WIDTH: Final = 300
 """Characters of an answer on the screen; the report has more."""
+CHANGES: Final = MappingProxyType(
+    {
+        "fixed": "wrong before, right after",
+        "better": "better than before",
+        "broken": "right before, wrong after",
+        "worse": "worse than before",
+        "right": "right before and after",
+        "wrong": "wrong before and after",
+        "same": "much the same",
+    }
+)
 REPORTS: Final = Path(".dropforge") / "reports"
 Document = TypeVar("Document", bound=pydantic.BaseModel)
 
@@ -43,6 +55,8 @@ class RunSummary(Frozen):
     report_path: str | None = None
     emails: tuple[str, ...] = ()
     """Subjects of the e-mails that the local AWS kept."""
+    is_over: bool = False
+    """The stack is gone with the run: there is nothing to do next."""
     cause: str = ""
     """What Step Functions says, where the ledger never heard of an end."""
 
@@ -166,7 +180,8 @@ def _gate(gate: GateReport) -> RenderableType:
 
 
 def _examples(answers: ExampleAnswers) -> RenderableType:
-    return Group(*(_example(one) for one in answers.examples[:EXAMPLES_SHOWN]))
+    shown = answers.examples[:EXAMPLES_SHOWN]
+    return Group(*(Padding(_example(one), (0, 0, one is not shown[-1], 0)) for one in shown))
 
 
 def _example(one: Example) -> RenderableType:
@@ -178,7 +193,7 @@ def _example(one: Example) -> RenderableType:
         if answer := one.answers.get(variant):
             table.add_row(name, said(_cut(answer.text or "(only its likelihood was measured)")))
     table.add_row("expected", said(_cut(one.reference)))
-    return Padding(Group(Text(one.change, style="bold"), table), (0, 0, 0, 0))
+    return Group(Text(CHANGES[one.change], style="bold"), table)
 
 
 def _cut(text: str) -> str:
@@ -205,13 +220,14 @@ def _facts(summary: RunSummary) -> Table:
             )
         )
     if run.cost_usd:
-        rows.append(("measured", f"{dollars(float(run.cost_usd))} at that instance's price"))
+        rows.append(("measured", f"{dollars(float(run.cost_usd))}, the jobs' time at that instance's price"))
     rows += [("package", run.package_arn)] if run.package_arn else []
     rows += (
         [("report", summary.report_path or run.report_uri)] if summary.report_path or run.report_uri else []
     )
     rows += [("e-mail", subject) for subject in summary.emails]
-    if step := next_step(run.status, run.run_id):
+    step = "" if summary.is_over or summary.report_path else next_step(run.status, run.run_id)
+    if step:
         rows.append(("next", step))
     for label, value in rows:
         table.add_row(label, said(str(value)))

@@ -118,3 +118,11 @@ def test_the_summary_shows_before_and_after():
 def test_control_characters_do_not_reach_the_terminal():
     """Escape sequences, and marks that reorder text, are shown as replacement characters."""
     assert said("a\x1b[2Jb\u202ec\x07").plain == "a\ufffd[2Jb\ufffdc\ufffd"
+
+
+def test_the_message_is_never_cut(dropforge, world):
+    """A long message wraps; no word of it is lost."""
+    words = " ".join(f"word{index}" for index in range(80))
+    world.run(status="FAILED_CODE", message=words)
+    out = dropforge("show", RUN).out
+    assert all(f"word{index}" in out for index in range(80))

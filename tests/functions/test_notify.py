@@ -181,7 +181,7 @@ def test_emails_are_sent_when_it_matters(stack: Stack, slack: FakeSlack) -> None
         tell(kind, status, event_id=f"e{index}")
     assert sorted(mail["Subject"] for mail in stack.mails()) == [
         f"[dropforge] support-bot: not good enough ({RUN[:8]})",
-        f"[dropforge] support-bot: planning ({RUN[:8]})",
+        f"[dropforge] support-bot: planned, cost unknown ({RUN[:8]})",
     ]
 
 

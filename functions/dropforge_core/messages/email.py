@@ -40,12 +40,15 @@ def compose(kind: DetailType, card: RunCard) -> Email | None:
     if step := next_step(card.status, card.run_id):
         lines += ["", step]
     lines += ["", f"Run {card.run_id} of model {card.model}."]
-    return Email(subject=subject(card), body=printable("\n".join(lines))[:BODY_MAX])
+    return Email(subject=subject(kind, card), body=printable("\n".join(lines))[:BODY_MAX])
 
 
-def subject(card: RunCard) -> str:
+def subject(kind: DetailType, card: RunCard) -> str:
     """`[dropforge] support-bot: registered (ab12cd34)`."""
-    said = f"[dropforge] {card.model}: {phrase(card.status)} ({card.run_id[:8]})"
+    news = (
+        f"planned, {card.facts.get('Cost', 'cost unknown')}" if kind == "RunPlanned" else phrase(card.status)
+    )
+    said = f"[dropforge] {card.model}: {news} ({card.run_id[:8]})"
     folded = unicodedata.normalize("NFKD", said).encode("ascii", "ignore").decode("ascii")
     return _UNPRINTABLE.sub(" ", folded)[:SUBJECT_MAX]
 
