@@ -1,0 +1,158 @@
+"""The local AWS as people use it: served, uploaded to with the plain AWS command line, followed, stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+GOOD = ROOT / "examples" / "us-addresses" / "addresses.jsonl"
+LIMIT_S = 300
+
+
+def call(*arguments, env=None, cwd=ROOT):
+    """A command of the environment that runs these tests; its status, stdout and stderr."""
+    return subprocess.run(
+        [BIN / arguments[0], *map(str, arguments[1:])],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **(env or {})},
+    )
+
+
+def broken(folder: Path) -> Path:
+    """The example with two rows spoilt."""
+    lines = GOOD.read_text().splitlines()
+    lines[2] = lines[2][:-5]
+    lines[40] = json.dumps({"messages": []})
+    file = folder / "broken.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def up():
+    """`dropforge local up --fast` in the foreground of another process, and its first line."""
+    process = subprocess.Popen(
+        [BIN / "dropforge", "local", "up", "--fast", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    ready = json.loads(process.stdout.readline())
+    yield process, ready
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def env(up):
+    return {
+        "AWS_ENDPOINT_URL": up[1]["endpoint"],
+        "AWS_DEFAULT_REGION": up[1]["region"],
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+    }
+
+
+@pytest.fixture(scope="module")
+def registered(up, env):
+    """The run of a good file, uploaded with the plain AWS command line, at its end."""
+    place = f"s3://{up[1]['buckets']['datasets']}/datasets/addresses/"
+    assert call("aws", "s3", "cp", GOOD, place, env=env).returncode == 0
+    return ended(env, "addresses", 1)
+
+
+def ended(env, model, count):
+    """The newest of `count` runs of a model, once it is there, followed to its end."""
+    for _ in range(60):
+        runs = json.loads(call("dropforge", "runs", "--model", model, "--json", env=env).stdout)
+        if len(runs) == count:
+            followed = call("dropforge", "follow", runs[0]["run_id"], "--exit-code", "--json", env=env)
+            return followed.returncode, json.loads(followed.stdout)
+    raise AssertionError(f"no run of {model} appeared")
+
+
+def test_the_first_line_names_everything(up):
+    """One JSON line holds what a script needs."""
+    ready = up[1]
+    assert set(ready) == {"endpoint", "region", "buckets", "state_machine", "table", "bus", "topic"}
+    assert set(ready["buckets"]) == {"datasets", "runs"}
+
+
+def test_doctor_is_content(up, env):
+    """A fresh stack has nothing that doctor would call bad."""
+    said = call("dropforge", "doctor", "--json", env=env)
+    bad = [check for check in json.loads(said.stdout)["checks"] if check["state"] == "bad"]
+    assert (said.returncode, bad) == (0, [])
+
+
+def test_a_plain_upload_ends_registered(registered):
+    """Upload, train, evaluate, gate, register: for real, with a package and a page."""
+    code, summary = registered
+    assert (code, summary["run"]["status"]) == (0, "REGISTERED")
+    assert summary["gate"]["verdict"] == "PASS"
+    assert summary["run"]["package_arn"].endswith("/addresses/1")
+    assert "<html" in (ROOT / summary["report_path"]).read_text()[:200].lower()
+
+
+def test_the_plain_aws_command_line_shows_it(up, env, registered):
+    """Executions, packages, ledger and logs are where AWS has them."""
+    machine = up[1]["state_machine"]
+    run_id = registered[1]["run"]["run_id"]
+    executions = call("aws", "stepfunctions", "list-executions", "--state-machine-arn", machine, env=env)
+    assert {"name": run_id, "status": "SUCCEEDED"}.items() <= json.loads(executions.stdout)["executions"][
+        0
+    ].items()
+    packages = call(
+        "aws", "sagemaker", "list-model-packages", "--model-package-group-name", "addresses", env=env
+    )
+    assert len(json.loads(packages.stdout)["ModelPackageSummaryList"]) == 1
+    assert run_id in call("aws", "dynamodb", "scan", "--table-name", up[1]["table"], env=env).stdout
+    logs = call(
+        "aws", "logs", "describe-log-streams", "--log-group-name", "/aws/sagemaker/TrainingJobs", env=env
+    )
+    assert run_id in logs.stdout
+
+
+def test_the_same_content_again_trains_nothing(up, env, registered):
+    """A second upload of the same file ends as a duplicate and names the first run."""
+    place = f"s3://{up[1]['buckets']['datasets']}/datasets/addresses/"
+    assert call("aws", "s3", "cp", GOOD, place, env=env).returncode == 0
+    code, summary = ended(env, "addresses", 2)
+    assert (code, summary["run"]["status"]) == (0, "DUPLICATE")
+    assert summary["run"]["duplicate_of"] == registered[1]["run"]["run_id"]
+    jobs = json.loads(call("aws", "sagemaker", "list-training-jobs", env=env).stdout)["TrainingJobSummaries"]
+    assert len(jobs) == 1
+
+
+def test_everything_stops_on_sigterm(up):
+    """SIGTERM ends it with 0 and leaves no process of the local AWS behind."""
+    process, ready = up
+    process.send_signal(signal.SIGTERM)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in words
+    assert call("dropforge", "runs", env={"AWS_ENDPOINT_URL": ready["endpoint"]}).returncode == 2
+
+
+def test_a_rejected_dataset_ends_with_3_and_its_faults(tmp_path):
+    """`local run` of spoilt rows ends with 3 and tells file, line, code and message; nothing is trained."""
+    said = call("dropforge", "local", "run", broken(tmp_path), "--model", "addresses", "--fast", "--json")
+    assert said.returncode == 3
+    summary = json.loads(said.stdout)
+    assert summary["run"]["status"] == "DATASET_REJECTED"
+    assert sorted(fault["line"] for fault in summary["validation"]["errors"]) == [3, 41]
+    assert any("data rejected" in subject for subject in summary["emails"])
