@@ -4,10 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
+from moto.server import ThreadedMotoServer
+
 from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, newest_approved_package
 from dropforge_core.events import RunEvent
 from dropforge_core.ledger import Status
-from moto.server import ThreadedMotoServer
 
 RUN = "a" * 26
 

@@ -1,8 +1,9 @@
 """The order of a run's states."""
 
-from dropforge_core.ledger import KEEPS_CONTENT_CLAIM, PHASES, TERMINAL_RANK, Status, rank
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dropforge_core.ledger import KEEPS_CONTENT_CLAIM, PHASES, TERMINAL_RANK, Status, rank
 
 statuses = st.sampled_from(list(Status))
 
