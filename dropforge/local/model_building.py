@@ -254,6 +254,7 @@ def convert_gguf(target: Path, gguf: Path) -> None:
     # GGUF names the first turn token as end of sequence; the model was trained to stop at the other.
     tokenizer.eos_token = TURN_END
     tokenizer.pad_token = TURN_END
+    tokenizer.clean_up_tokenization_spaces = False
     model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **source)
     # What transformers keeps about the source format would make it refuse to save plain weights.
     del model.config.quantization_config

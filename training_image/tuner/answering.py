@@ -12,24 +12,16 @@ from tuner.adapters import Variants
 from tuner.contract import Say
 from tuner.conversation import Document, NotTeachable
 from tuner.failure import is_out_of_memory
-from tuner.generation import Answer, batches_by_tokens, generate, reference_nll
+from tuner.generation import Answer, Decoding, batches_by_tokens, generate, reference_nll
 from tuner.model import LanguageModel
 
 GENERATION_TOKENS: Final = {"cpu": 8_192, "cuda": 131_072}
 """Tokens, answers counted in full, of one generated batch; keys and values of all of them are held."""
 LIKELIHOOD_TOKENS: Final = {"cpu": 2_048, "cuda": 32_768}
-SAMPLING_SEED: Final = 17
+TURNS_BETWEEN_LINES: Final = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How answers are generated, from the model's environment."""
-
-    max_new_tokens: int
-    temperature: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +56,10 @@ class Answerer:
                 tasks.append(read)
             else:
                 predictions[place] = read
-        done = 0
         for variant in ("base", "champion", "candidate"):
-            for task, prediction in self._answer_variant(
-                variant, [t for t in tasks if t.ask.variant == variant]
-            ):
+            mine = [task for task in tasks if task.ask.variant == variant]
+            for task, prediction in self._answer_variant(variant, mine):
                 predictions[task.place] = prediction
-                done += 1
-                if done % 32 == 0 or done == len(tasks):
-                    self._say(f"variant={variant} answered={done}/{len(tasks)}")
         return b"".join(
             prediction.model_dump_json(exclude_none=True).encode() + b"\n"
             for prediction in predictions
@@ -109,13 +96,12 @@ class Answerer:
         if not tasks:
             return
         with self._variants.active(variant) as model:
-            likelihoods = self._likelihoods(model, tasks)
-            asked = [task for task in tasks if task.ask.generate]
-            answers = self._answers(model, asked)
-            for task in tasks:
-                yield task, self._prediction(model, task, likelihoods[task.place], answers.get(task.place))
+            likelihoods = self._likelihoods(model, variant, tasks)
+            answers = self._answers(model, variant, [task for task in tasks if task.ask.generate])
+        for task in tasks:
+            yield task, self._prediction(task, likelihoods[task.place], answers.get(task.place))
 
-    def _likelihoods(self, model: LanguageModel, tasks: Sequence[_Task]) -> dict[int, float]:
+    def _likelihoods(self, model: LanguageModel, variant: str, tasks: Sequence[_Task]) -> dict[int, float]:
         found: dict[int, float] = {}
         limit = LIKELIHOOD_TOKENS[model.device.type]
         for batch in batches_by_tokens([task.document.length for task in tasks], limit):
@@ -124,29 +110,34 @@ class Answerer:
                 lambda part: reference_nll(model, [task.document for task in part]),
             )
             found.update(zip((tasks[index].place for index in batch), values, strict=True))
+            self._say(f"variant={variant} measured={len(found)}/{len(tasks)}")
         return found
 
-    def _answers(self, model: LanguageModel, tasks: Sequence[_Task]) -> dict[int, Answer]:
+    def _answers(self, model: LanguageModel, variant: str, tasks: Sequence[_Task]) -> dict[int, Answer]:
         found: dict[int, Answer] = {}
-        lengths = [len(task.prompt) + self._decoding.max_new_tokens for task in tasks]
+        most = self._decoding.max_new_tokens
+
+        def tell(turn: int, alive: int) -> None:
+            if turn % TURNS_BETWEEN_LINES == 0:
+                self._say(f"variant={variant} answering token={turn}/{most} open={alive}")
+
+        lengths = [len(task.prompt) + most for task in tasks]
         for batch in batches_by_tokens(lengths, GENERATION_TOKENS[model.device.type]):
             answers = in_halves(
                 [tasks[index] for index in batch],
                 lambda part: generate(
                     model,
                     [task.prompt for task in part],
-                    max_new_tokens=self._decoding.max_new_tokens,
-                    temperature=self._decoding.temperature,
-                    seed=SAMPLING_SEED,
+                    self._decoding,
+                    tell,
                 ),
             )
             found.update(zip((tasks[index].place for index in batch), answers, strict=True))
-            self._say(f"generated={len(found)}/{len(tasks)}")
+            self._say(f"variant={variant} answered={len(found)}/{len(tasks)}")
         return found
 
-    @staticmethod
-    def _prediction(model: LanguageModel, task: _Task, nll: float, answer: Answer | None) -> Prediction:
-        said = None if answer is None else model.codec.decode(answer.tokens)
+    def _prediction(self, task: _Task, nll: float, answer: Answer | None) -> Prediction:
+        said = None if answer is None else self._variants.base.codec.decode(answer.tokens)
         return Prediction(
             id=task.ask.id,
             variant=task.ask.variant,

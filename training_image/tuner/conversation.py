@@ -63,7 +63,9 @@ class ChatCodec:
         return self._encode(self._render(messages, ask=True)) if messages else self._begin()
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return str(
+            self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     def conversation(self, messages: Sequence[Message]) -> tuple[Document, ...]:
         """Documents that teach every assistant message of a conversation, each at its own weight.

@@ -5,7 +5,7 @@ keys and values are shared; rows that are done leave the batch. Rows are padded 
 next token of every row stands in the same column.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,16 @@ from tuner.batching import MicroBatch, shared_beginning
 from tuner.conversation import Document
 from tuner.likelihood import make_batch, token_nll
 from tuner.model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How answers are generated."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 takes the likeliest token; above 0 sampling is seeded."""
+    seed: int = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +79,17 @@ def reference_nll(model: LanguageModel, documents: Sequence[Document]) -> list[f
 def generate(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
+    decoding: Decoding,
+    on_turn: Callable[[int, int], None] = lambda _turn, _alive: None,
 ) -> list[Answer]:
-    """Answer every prompt. At temperature 0 the likeliest token is taken; else sampling is seeded."""
+    """Answer every prompt.
+
+    Args:
+        model: as one variant.
+        prompts: tokens.
+        decoding: length, temperature, seed.
+        on_turn: told the number of each new token, from 1, and how many answers are still open.
+    """
     prefix = common_prefix(prompts) if model.can_share else 0
     width = max(len(prompt) for prompt in prompts) - prefix
     ids = np.full((len(prompts), width), model.pad_id, dtype=np.int64)
@@ -83,14 +98,15 @@ def generate(
         ids[row, width - (len(prompt) - prefix) :] = prompt[prefix:]
         mask[row, width - (len(prompt) - prefix) :] = 1
     cache = model.shared_cache(_to(model, np.asarray([prompts[0][:prefix]], dtype=np.int64)), len(prompts))
-    chooser = torch.Generator(device=model.device).manual_seed(seed)
+    chooser = torch.Generator(device=model.device).manual_seed(decoding.seed)
     said: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
     alive = list(range(len(prompts)))
     seen = _to(model, np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), mask], axis=1))
     states = _forward(model, ids, mask, prefix, cache)[:, -1]
-    for turn in range(max_new_tokens):
-        chosen = _choose(model, states, temperature, chooser)
+    for turn in range(decoding.max_new_tokens):
+        on_turn(turn + 1, len(alive))
+        chosen = _choose(model, states, decoding.temperature, chooser)
         keep = []
         for place, token in enumerate(chosen.tolist()):
             if token in model.codec.stop_ids:
@@ -98,7 +114,7 @@ def generate(
             else:
                 said[alive[place]].append(token)
                 keep.append(place)
-        if not keep or turn == max_new_tokens - 1:
+        if not keep or turn == decoding.max_new_tokens - 1:
             break
         if len(keep) < len(alive):
             kept = _to(model, np.asarray(keep))

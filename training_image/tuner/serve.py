@@ -19,9 +19,10 @@ import boto3
 from dropforge_core.layout import split_s3_uri
 from dropforge_core.model import Frozen
 from tuner.adapters import Variants, extract_artifact, read_artifact_manifest
-from tuner.answering import Answerer, Decoding
+from tuner.answering import Answerer
 from tuner.contract import Container, Say
 from tuner.failure import Failure
+from tuner.generation import Decoding
 from tuner.model import expand_quantized, load_base, pick_device
 from tuner.signals import StopRequest
 from tuner.storage import download, download_prefix
