@@ -28,6 +28,7 @@ class RecipeInvalid(ValueError):
 
 
 MAX_RECIPE_BYTES: Final = 65_536
+MAX_DEPTH: Final = 16
 
 
 def load_yaml(text: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -39,11 +40,7 @@ def load_yaml(text: str) -> tuple[dict[str, Any], dict[str, int]]:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_RECIPE_BYTES:
         raise _no_yaml(f"{len(text)} characters", "at most 64 KiB of YAML")
     try:
-        # Before anything is built: a few lines of aliases of aliases grow to gigabytes.
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else None
-                raise _no_yaml("an alias (*)", "every value written out", line)
+        _refuse_bombs(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         loaded = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -62,6 +59,24 @@ def load_yaml(text: str) -> tuple[dict[str, Any], dict[str, int]]:
     if twice:
         raise RecipeInvalid(twice)
     return loaded, lines
+
+
+def _refuse_bombs(text: str) -> None:
+    """Look at the text before anything is built of it.
+
+    A few lines of aliases of aliases grow to gigabytes, and the scanner's time is quadratic in the depth.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else None
+        if isinstance(event, yaml.AliasEvent):
+            raise _no_yaml("an alias (*)", "every value written out", line)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise _no_yaml(f"more than {MAX_DEPTH} levels", "a flat recipe", line)
 
 
 def _no_yaml(found: str, expected: str, line: int | None = None) -> RecipeInvalid:

@@ -73,8 +73,9 @@ class Conversation:
             out["content"] = content
         else:
             out["content"] = self._text(message, content, index)
-        follows: str = self._extras(message, out, index) if len(message) > 2 else role
-        self._follow(role, follows, index)
+        self._follow(role, "call" if role == "assistant" and message.get("tool_calls") else role, index)
+        if len(message) > 2 or role == "tool":
+            self._extras(message, out, index)
         if role == "assistant" and out.get("weight", 1) != 0:
             self._learns = True
         self.messages.append(out)
@@ -112,7 +113,7 @@ class Conversation:
             texts.append(text)
         return "".join(texts)
 
-    def _extras(self, message: dict[str, Any], out: dict[str, Any], index: int) -> str:
+    def _extras(self, message: dict[str, Any], out: dict[str, Any], index: int) -> None:
         role: str = out["role"]
         for name in message.keys() - _KNOWN:
             self._fault("FIELD_IGNORED", f"[{index}].{field(name)}", "a field that no chat template reads")
@@ -132,8 +133,6 @@ class Conversation:
                 self._fault("TOOL_CALL_INVALID", f"[{index}].tool_calls", f"tool_calls on role '{role}'")
             else:
                 self._call(message["tool_calls"], out, index)
-                return "call"
-        return role
 
     def _follow(self, role: str, follows: str, index: int) -> None:
         if role == "system" and self.messages:

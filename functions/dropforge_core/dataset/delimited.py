@@ -46,11 +46,7 @@ def delimited_rows(
     # The limit is the process's; ours is the widest that any reader here asks for.
     csv.field_size_limit(MAX_FIELD)
     text = _Lines(chunks, report)
-    first = next(text, "")
-    if not first.strip():
-        raise FileFault(Fault("FILE_EMPTY", "", "no header line"), 1)
-    reader = csv.reader(_again(first, text), delimiter=separator or _separator(first), strict=True)
-    names = _header(next(reader))
+    reader, names = _begin(text, separator)
     lines: list[int] = []
     rows: list[bytes] = []
     while True:
@@ -79,6 +75,18 @@ def delimited_rows(
             lines, rows = [], []
     if rows:
         yield lines, rows
+
+
+def _begin(text: "_Lines", separator: str | None) -> tuple[Any, list[str]]:
+    """A reader behind the header line, and the header."""
+    first = next(text, "")
+    if not first.strip():
+        raise FileFault(Fault("FILE_EMPTY", "", "no header line"), 1)
+    reader = csv.reader(_again(first, text), delimiter=separator or _separator(first), strict=True)
+    try:
+        return reader, _header(next(reader))
+    except csv.Error as error:
+        raise FileFault(Fault("CSV_BROKEN", "", f"a header that is no CSV ({error})"), 1) from None
 
 
 class _Lines:

@@ -23,7 +23,7 @@ def iban_holds(text: str) -> bool:
 
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 2 and luhn(digits)
+    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn(digits)
 
 
 def _is_phone(text: str) -> bool:

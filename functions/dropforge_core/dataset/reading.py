@@ -72,7 +72,7 @@ def _by_kind(file: SourceFile, chunks: Iterator[bytes], report: Report) -> Itera
     first, _, rest = head.lstrip(_WHITE).partition(b"\n")
     if first.startswith(b"["):
         # A stray array on the first of many lines is a bad row, not a file of another kind.
-        if _is_json(first) and rest.strip(_WHITE):
+        if file.kind == "jsonl" and _is_json(first) and rest.strip(_WHITE):
             yield from json_lines(whole, report)
         else:
             yield from json_array(whole)
@@ -207,4 +207,5 @@ class _ArrayScanner:
 
     def finish(self) -> None:
         if self._state != "after":
+            self._move_to(len(self._buffer.rstrip(_WHITE)))
             raise self._broken("an array that ends in the middle")

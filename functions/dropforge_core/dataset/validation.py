@@ -107,6 +107,8 @@ class _Examiner:
         self._whole = array("Q")
         self._prompts = array("Q")
         self._sizes = array("I")
+        self._told: set[int] = set()
+        """Rows of which something stronger than likeness was said."""
         self._digest = hashlib.sha256()
 
     def run(self) -> Examination:
@@ -121,8 +123,8 @@ class _Examiner:
         self._check_method()
         copies = self._check_repetition()
         given = EVAL in self._index.sides
-        alike, near = self._check_similarity(given=given)
         leaks = self._check_leaks()
+        alike, near = self._check_similarity(given=given)
         chosen = self._cut(alike, given=given)
         self._leave_out_copies(chosen, copies)
         self._check_balance()
@@ -200,6 +202,7 @@ class _Examiner:
             self._add(repeat.row, "DUPLICATE_ROW", f"the same row as {self._at(repeat.first, repeat.row)}")
         if self._reader.format not in ("preference", "text"):
             for row, first in sorted(self._index.conflicts()):
+                self._told.add(row)
                 where = self._at(first, row)
                 self._add(row, "CONFLICTING_ANSWERS", f"another answer than {where} to the same prompt")
         return copies
@@ -213,7 +216,8 @@ class _Examiner:
         close = []
         for row, earlier, similarity in similar.pairs():
             alike.join(row, earlier)
-            if similarity >= NEAR and self._whole[row] != self._whole[earlier]:
+            said = row in self._told or self._whole[row] == self._whole[earlier]
+            if similarity >= NEAR and not said:
                 close.append((row, earlier))
         for row, earlier in sorted(close):
             crosses = self._index.sides[row] != self._index.sides[earlier]
@@ -229,6 +233,7 @@ class _Examiner:
             return 0
         leaks = sorted(self._index.leaks())
         for row, trained in leaks:
+            self._told.add(row)
             self._add(row, "LEAKAGE_EXACT", f"a prompt that {self._at(trained, row)} trains on")
         return len(leaks)
 
