@@ -214,7 +214,9 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     # --- caching fails -------------------------------------------------------------------------------------------
     "caching fails": failed((*BASED[:-1], *GIVE_UP), CacheBaseModel=[BROKEN]),
-    "caching answers with too much": failed((*BASED[:-1], *GIVE_UP), CacheBaseModel=[TOO_LARGE]),
+    "caching answers with too much": failed(
+        (*BASED[:-1], "StopCaching", *GIVE_UP), CacheBaseModel=[TOO_LARGE]
+    ),
     "caching takes too long": failed((*BASED[:-1], "StopCaching", *GIVE_UP), CacheBaseModel=[TIMEOUT]),
     "caching takes too long and can't be stopped": failed(
         (*BASED[:-1], "StopCaching", *GIVE_UP),
@@ -241,7 +243,9 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     # --- training fails --------------------------------------------------------------------------------------------
     "training fails": failed((*TRAINED[:-1], *GIVE_UP), TrainAdapter=[BROKEN]),
-    "training answers with too much": failed((*TRAINED[:-1], *GIVE_UP), TrainAdapter=[TOO_LARGE]),
+    "training answers with too much": failed(
+        (*TRAINED[:-1], "StopTraining", *GIVE_UP), TrainAdapter=[TOO_LARGE]
+    ),
     "training takes too long": failed((*TRAINED[:-1], "StopTraining", *GIVE_UP), TrainAdapter=[TIMEOUT]),
     "the answer to CreateTrainingJob was lost": failed(
         (*TRAINED[:-1], "StopTraining", *GIVE_UP), TrainAdapter=[TAKEN]
@@ -335,7 +339,7 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "evaluation fails": failed((*TRAINED, *PREPARE, ANSWER[0], *GIVE_UP), EvaluateCandidate=[BROKEN]),
     "evaluation answers with too much": failed(
-        (*TRAINED, *PREPARE, ANSWER[0], *GIVE_UP), EvaluateCandidate=[TOO_LARGE]
+        (*TRAINED, *PREPARE, ANSWER[0], "StopEvaluation", *GIVE_UP), EvaluateCandidate=[TOO_LARGE]
     ),
     "evaluation takes too long": failed(
         (*TRAINED, *PREPARE, ANSWER[0], "StopEvaluation", *GIVE_UP), EvaluateCandidate=[TIMEOUT]
