@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import as_lines, chat, in_memory
-from test_validation import question
+from dataset_cases import as_lines, chat, in_memory, question
 
 from dropforge_core.dataset.holdout import EVAL, TRAIN
 from dropforge_core.dataset.source import local_file

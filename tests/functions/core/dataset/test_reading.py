@@ -5,7 +5,7 @@ import json
 
 import pytest
 import zstandard
-from conftest import in_memory
+from dataset_cases import in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 

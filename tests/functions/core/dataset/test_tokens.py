@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from conftest import as_lines, chat, in_memory
-from test_validation import question
+from dataset_cases import as_lines, chat, in_memory, question
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dropforge_core.dataset.tokens import TemplateRefused, load_tokenizer

@@ -3,33 +3,13 @@
 import json
 
 import pytest
-from conftest import as_lines, chat, in_memory
+from dataset_cases import as_lines, chat, in_memory, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropforge_core.dataset.recipe_problems import read_recipe
 from dropforge_core.dataset.validation import examine, validate
 from dropforge_core.recipe import Recipe
-
-WORDS = [
-    "amber",
-    "birch",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "heath",
-    "inlet",
-    "jetty",
-    "knoll",
-    "lagoon",
-]
-
-
-def question(number):
-    """Questions without a word in common for different numbers."""
-    return f"{WORDS[number % 12]}{'abcdefghij'[number // 12 % 10]} {WORDS[number // 5 % 12]}{'klmnopqrst'[number % 10]}x{'abcdefghij'[number // 7 % 10]}"
 
 
 def user_row(content, **more):

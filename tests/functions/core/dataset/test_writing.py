@@ -4,8 +4,7 @@ import hashlib
 import json
 
 import pytest
-from conftest import as_lines, chat, in_memory
-from test_validation import question
+from dataset_cases import as_lines, chat, in_memory, question
 
 from dropforge_core.dataset import writing
 from dropforge_core.dataset.source import SourceFile
