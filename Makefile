@@ -10,6 +10,11 @@ export HF_HUB_OFFLINE ?= 1
 export SAM_CLI_TELEMETRY ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
+FAULTS := tests/statemachine/test_paths.py tests/functions/core/test_ladder.py \
+  tests/functions/test_diagnose_failure.py tests/functions/test_report_job_state.py \
+  tests/training_image/test_failure.py tests/training_image/test_checkpoint.py \
+  tests/training_image/test_training_loop.py tests/local/test_lifecycle.py
+
 help: ## What each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -40,13 +45,19 @@ check: setup ## Lint, format, types, import contracts, template
 	cfn-lint template.yaml
 	sam validate --lint
 
+faults: setup ## What goes wrong: every caught error, the ladder, kills, resumes, lost ends
+	pytest $(FAULTS)
+
 security: setup ## Security lints, and a look for credentials in what is tracked
 	ruff check --select S functions dropforge training_image
 	@! git grep -nE 'AKIA[0-9A-Z]{16}|xox[abprs]-[0-9]{8,}|hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY' -- . ':!Makefile' \
 	  || { echo "the lines above look like credentials"; exit 1; }
 
 bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes each
-	@for script in benchmarks/[a-z]*.py; do python $$script $(if $(QUICK),--quick) --json; done
+	@set -e; for script in benchmarks/[a-z]*.py; do python $$script $(if $(QUICK),--quick) --json; done
+
+image: ## Build the training image and record its digest; needs Docker
+	bash training_image/build.sh
 
 lock: setup ## Renew the locks in requirements/
 	bash requirements/lock.sh
@@ -55,4 +66,4 @@ clean: ## Remove what tools left behind; .venv and downloaded models stay
 	rm -rf .aws-sam .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test check security bench lock clean
+.PHONY: help setup demo test check faults security bench image lock clean

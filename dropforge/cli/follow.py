@@ -114,7 +114,7 @@ def view(shot: Snapshot, seen: frozenset[Status] = frozenset()) -> RenderableTyp
 
 
 def _title(shot: Snapshot) -> Text:
-    spent = f"  {dollars(shot.spent_usd)} so far" if shot.spent_usd is not None else ""
+    spent = f"  {dollars(shot.spent_usd)} so far at AWS prices" if shot.spent_usd is not None else ""
     return Text.assemble(
         (shot.run.model, "bold"), f"  run {shot.run.run_id}  ", (f"{duration(shot.elapsed_s)}{spent}", "dim")
     )

@@ -67,3 +67,13 @@ def test_every_documented_target_exists():
     assert shown
     assert shown <= helped
     assert set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()) == helped
+
+
+def test_every_file_that_the_makefile_names_exists():
+    """A suite or script that moves takes its target with it."""
+    named = re.findall(
+        r"(?<![\w./-])(?:tests|training_image|requirements|examples)/[\w./-]+",
+        (ROOT / "Makefile").read_text(),
+    )
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []

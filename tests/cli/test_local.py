@@ -141,10 +141,13 @@ def test_the_same_content_again_trains_nothing(up, env, registered):
 def test_everything_stops_on_sigterm(up):
     """SIGTERM ends it with 0 and leaves no process of the local AWS behind."""
     process, ready = up
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
     process.send_signal(signal.SIGTERM)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in words
+    assert [child for child in children if Path("/proc", child).exists()] == []
     assert call("dropforge", "runs", env={"AWS_ENDPOINT_URL": ready["endpoint"]}).returncode == 2
 
 
