@@ -27,7 +27,7 @@ class RowIndex:
     def __init__(self) -> None:
         self.sides = bytearray()
         """0 for training, 1 for evaluation."""
-        self._lines = array("Q")
+        self._lines = array("I")
         self._starts: list[int] = []
         self._files: list[str] = []
         self._whole = [array("Q") for _ in range(_PARTITIONS)]
