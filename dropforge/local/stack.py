@@ -24,6 +24,8 @@ from dropforge.local.engine import ACCESS_KEY, ACCOUNT, REGION, Settings, aws_va
 
 ROOT: Final = Path(__file__).parents[2]
 IMAGE: Final = "dropforge-tuner:local"
+EMAIL: Final = "you@example.com"
+"""Subscribed to the topic; its mails lie in the outbox."""
 RECIPES: Final = ROOT / "training_image" / "recipes"
 SOURCES: Final = "sources/"
 """Prefix of the run bucket under which base models are seeded."""
@@ -105,7 +107,12 @@ class Engine:
 
     def client(self, service: str) -> Any:
         """A boto3 client that speaks to this engine."""
-        config = Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "max_attempts": 3})
+        config = Config(
+            s3={"addressing_style": "path"},
+            retries={"mode": "standard", "max_attempts": 3},
+            # Over loopback the checksum of a model's 270 MB costs more time than its transfer.
+            request_checksum_calculation="when_required",
+        )
         return self._session.client(service, endpoint_url=self.endpoint, config=config)  # type: ignore[call-overload]
 
     def env(self) -> dict[str, str]:
@@ -186,7 +193,7 @@ def start(
         port: of the endpoint on 127.0.0.1; any free one where None.
         fast: the tiny model is the default base instead of SmolLM2-135M-Instruct.
         state_dir: keeps logs, jobs and mails; a temporary folder, removed on close, where None.
-        on_progress: told what goes on.
+        on_progress: told what goes on, from more than one thread.
         stopped_job: what Step Functions makes of a job that ended Stopped.
 
     Raises:
@@ -196,17 +203,20 @@ def start(
     """
     temporary = state_dir is None
     folder = Path(tempfile.mkdtemp(prefix="dropforge-local-")) if state_dir is None else state_dir.resolve()
-    on_progress("starting the local AWS", 0.0)
     settings = Settings(str(folder), str(ROOT / "training_image" / "Dockerfile"), port, stopped_job)
+    bucket = run_bucket()
+    parameters = {
+        "ImageUri": IMAGE,
+        "DefaultRecipe": default_recipe(RECIPES / ("demo-fast.yaml" if fast else "demo.yaml"), bucket),
+        "NotificationEmail": EMAIL,
+    }
     engine: Engine | None = None
     try:
-        engine = Engine(settings)
         with ThreadPoolExecutor(max_workers=1) as beside:
             model = beside.submit(base_models.prepare, fast, cache_dir(), on_progress)
+            on_progress("starting the local AWS", 0.0)
+            engine = Engine(settings)
             on_progress("deploying template.yaml", 0.3)
-            bucket = run_bucket()
-            recipe = default_recipe(RECIPES / ("demo-fast.yaml" if fast else "demo.yaml"), bucket)
-            parameters = {"ImageUri": IMAGE, "DefaultRecipe": recipe, "NotificationEmail": "you@example.com"}
             outputs = described(engine.endpoint, deploy(ROOT / "template.yaml", parameters, engine.client))
             seed(engine.client("s3"), bucket, model.result(), on_progress)
     except BaseException:

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from dropforge.local.deploy import deploy
 from dropforge.local.engine import Settings
 from dropforge.local.stack import Engine
+
+# A deadline would measure the machine, not the code.
+hypothesis_settings.register_profile("local", deadline=None)
+hypothesis_settings.load_profile("local")
 
 SAMPLE = Path(__file__).parent / "sample"
 DOCKERFILE = SAMPLE / "image" / "training_image" / "Dockerfile"
