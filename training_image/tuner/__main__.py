@@ -11,6 +11,7 @@ from typing import Final
 
 from tuner.contract import Container
 from tuner.failure import classify, record
+from tuner.privileges import drop_root
 from tuner.signals import EXIT_TERMINATED, Stopped, StopRequest
 
 DEFAULTS: Final = {
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. 0 done, 1 failed with `output/failure`, 143 ended by SIGTERM."""
     options = parse(arguments)
     container = Container(options.root)
+    if options.verb != "train":
+        drop_root()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     with StopRequest() as stop:
