@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from dropforge_core.messages.wording import phrase, tone
@@ -22,6 +23,8 @@ USAGE: Final = 2
 REJECTED: Final = 3
 GATE_SAID_NO: Final = 4
 RUN_FAILED: Final = 5
+
+_PIPE_WIDTH: Final = 500
 
 TONES: Final[Mapping[str, str]] = {
     "working": "cyan",
@@ -70,6 +73,9 @@ class Terminal:
         for renderable in shown:
             if isinstance(renderable, str):  # whole, so that it can be copied
                 self.out.print(said(renderable), soft_wrap=True)
+            elif isinstance(renderable, Table) and not self.out.is_terminal:
+                # A pipe or a file has no width to fit: nothing of a table is cut there.
+                self.out.print(renderable, width=_PIPE_WIDTH, crop=False)
             else:
                 self.out.print(renderable)
 

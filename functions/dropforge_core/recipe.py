@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dropforge_core.dataset.codes import CODES, Severity
+from dropforge_core.metrics.registry import REGISTRY
 from dropforge_core.model import Frozen
 from dropforge_core.recipe_yaml import RecipeFault, RecipeInvalid, load_yaml
 
@@ -68,6 +69,10 @@ class BaseModelRef(Section):
                 return {"s3": value if value.endswith("/") else value + "/"}
             repo, _, revision = value.partition("@")
             return {"repo": repo, **({"revision": revision} if revision else {})}
+        if not isinstance(value, Mapping | BaseModel):
+            raise ValueError(
+                "'org/name', 'org/name@revision' or 's3://bucket/prefix/', or the fields 'repo' and 'revision', or 's3'"
+            )
         return value
 
     @model_validator(mode="after")
@@ -268,6 +273,7 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _measuring_conflicts(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, str]]:
+    yield from _unknown_metrics(evaluation, gate)
     most = evaluation.max_holdout
     if evaluation.min_holdout > most:
         yield "evaluation.min_holdout", f"at most max_holdout, which is {most}"
@@ -278,6 +284,19 @@ def _measuring_conflicts(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[s
             "evaluation.generate_at_most",
             f"at least gate.min_examples ({gate.min_examples}): '{gate.primary}' is measured on generated answers",
         )
+
+
+def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, str]]:
+    named = [("gate.primary", gate.primary)]
+    named += [(f"gate.guarded.{place}", name) for place, name in enumerate(gate.guarded)]
+    named += [("gate.minimum", name) for name in gate.minimum]
+    if evaluation.metrics != "auto":
+        named += [(f"evaluation.metrics.{place}", name) for place, name in enumerate(evaluation.metrics)]
+    for path, name in named:
+        if name not in REGISTRY:
+            close = difflib.get_close_matches(name, REGISTRY, n=1)
+            wanted = f"the metric '{close[0]}'" if close else "one of " + ", ".join(REGISTRY)
+            yield path, f"{wanted}; {ascii(name)[:60]} is no metric"
 
 
 def _compute_conflicts(compute: Compute) -> Iterator[tuple[str, str]]:

@@ -162,3 +162,30 @@ def test_a_recipe_survives_its_json():
     """`recipe.json` reads back as the recipe that was written."""
     made = parse_recipe(MINIMAL + "method: dpo\ngate: {minimum: {exact_match: 0.5}}")
     assert Recipe.model_validate_json(made.model_dump_json()) == made
+
+
+def test_a_metric_that_does_not_exist_is_named_before_anything_is_spent():
+    """Wherever a recipe names a metric, a misspelt one is a fault with the name that was meant."""
+    text = """
+base_model: org/name
+evaluation: {metrics: [exact_mach, nll_per_byte]}
+gate: {primary: nll_per_bite, guarded: [qwertz], minimum: {json_walid: 0.5}}
+"""
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(text)
+    faults = {fault.path: fault.expected for fault in caught.value.faults}
+    assert "'exact_match'" in faults["evaluation.metrics.0"]
+    assert "'nll_per_byte'" in faults["gate.primary"]
+    assert "one of " in faults["gate.guarded.0"]
+    assert "'json_valid'" in faults["gate.minimum"]
+
+
+@pytest.mark.parametrize("value", ["3", "[a, b]", "true"])
+def test_a_base_model_of_the_wrong_kind_is_told_in_words(value):
+    """What is no name and no reference is answered with the forms that are."""
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(f"base_model: {value}")
+    (fault,) = caught.value.faults
+    assert fault.line == 1
+    assert "org/name" in fault.expected
+    assert "BaseModelRef" not in fault.expected
