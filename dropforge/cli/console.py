@@ -75,7 +75,7 @@ class Terminal:
                 self.out.print(said(renderable), soft_wrap=True)
             elif isinstance(renderable, Table) and not self.out.is_terminal:
                 # A pipe or a file has no width to fit: nothing of a table is cut there.
-                self.out.print(renderable, width=_PIPE_WIDTH, crop=False)
+                Console(file=self.out.file, highlight=False, width=_PIPE_WIDTH).print(renderable)
             else:
                 self.out.print(renderable)
 

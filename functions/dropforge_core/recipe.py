@@ -70,7 +70,7 @@ class BaseModelRef(Section):
             repo, _, revision = value.partition("@")
             return {"repo": repo, **({"revision": revision} if revision else {})}
         if not isinstance(value, Mapping | BaseModel):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004  # pydantic makes a fault of a ValueError only
                 "'org/name', 'org/name@revision' or 's3://bucket/prefix/', or the fields 'repo' and 'revision', or 's3'"
             )
         return value
