@@ -14,7 +14,7 @@ The entry points, the same for the Lambda function, the command line and CI:
     dataset.writing.write(examination, sink)        # the second pass: canonical rows, split into sides
 
 `dataset.recipe_problems.read_recipe(text, default, file)` gives the recipe or its faults as `Problem`s.
-`dataset.tokens.load_tokenizer(tokenizer_json, config)` gives the TokenCounter.
+`dataset.tokens.load_tokenizer(tokenizer_json, tokenizer_config, template)` gives the TokenCounter.
 
 This module imports nothing, so that `dataset.codes` is free for functions that lack the validation layer.
 """

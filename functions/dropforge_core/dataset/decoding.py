@@ -49,17 +49,24 @@ def decode_row(raw: bytes, faults: list[Fault]) -> dict[str, Any]:
     keys = count_keys(row)
     if keys < 0:
         raise RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
-    # Every key token is `":`, unless the colon stands apart; `\":` is inside a string.
-    if (
-        raw.count(b'":') - raw.count(b'\\":') != keys
-        or b'" :' in raw
-        or b'\\\\"' in raw
-        or ((b"\n" in raw or b"\t" in raw) and _SPACED.search(raw))
-    ):
+    if _may_repeat_keys(raw, keys):
         faults.extend(_duplicate_keys(raw))
     if (b"\\u" in raw or not raw.isascii()) and (b"\\u" in raw or _BIDI_BYTES.search(raw)):
         faults.extend(_characters(row, ""))
     return row
+
+
+def _may_repeat_keys(raw: bytes, keys: int) -> bool:
+    r"""Whether a row whose objects have so many keys may have written one of them twice.
+
+    A key is followed by `":` unless white space parts the two; `\":` is inside a text. So without such
+    white space, exactly as many `":` as keys, or as many as are not inside texts, rule it out.
+    """
+    if b'" :' in raw or ((b"\n" in raw or b"\t" in raw) and _SPACED.search(raw)):
+        return True
+    colons = raw.count(b'":')
+    # An escaped backslash before a quote looks like an escaped quote.
+    return colons != keys and (colons - raw.count(b'\\":') != keys or b'\\\\"' in raw)
 
 
 def count_keys(value: Any, depth: int = 1) -> int:

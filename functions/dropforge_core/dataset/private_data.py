@@ -99,6 +99,19 @@ _IBAN: Final = _Kind(
 CODES: Final = tuple(kind.code for kind in (*_KINDS, *_BY_DIGITS, _IBAN))
 """Everything that is looked for."""
 
+
+def _by_rarest_byte() -> dict[bytes, tuple[bytes, ...]]:
+    groups: dict[bytes, tuple[bytes, ...]] = {}
+    for sign in (sign for kind in _KINDS for sign in kind.signs):
+        rarest = next(
+            (byte for byte in (b"@", b"_", b"=", b"-", b"J", b"K", b"z", b"x") if byte in sign), sign[:1]
+        )
+        groups[rarest] = (*groups.get(rarest, ()), sign)
+    return groups
+
+
+_SIGNS_BY_BYTE: Final = _by_rarest_byte()
+
 _SEPARATORS: Final = b" .-()/"
 _DIGIT_AS_ZERO: Final = bytes(48 if 48 <= code <= 57 else code for code in range(256))
 _NINE_DIGITS: Final = b"000000000"
@@ -112,26 +125,31 @@ def _may_have_numbers(text: bytes) -> bool:
 class BlockSigns(NamedTuple):
     """What a block of rows may contain at all."""
 
-    kinds: tuple[_Kind, ...]
-    present: tuple[bytes, ...]
+    signs: tuple[bytes, ...]
     numbers: bool
+    escapes: bool
 
 
 def signs_of(block: bytes) -> BlockSigns:
-    """Look for every sign once, in many rows together."""
-    present = tuple(sign for kind in _KINDS for sign in kind.signs if sign in block)
-    kinds = tuple(kind for kind in _KINDS if any(sign in present for sign in kind.signs))
-    return BlockSigns(kinds, present, _may_have_numbers(block))
+    """Look for every sign once, in many rows together.
+
+    Finding one byte is twenty times as fast as finding several: signs are looked for where their rarest byte is.
+    """
+    signs = tuple(
+        sign for byte, signs in _SIGNS_BY_BYTE.items() if byte in block for sign in signs if sign in block
+    )
+    return BlockSigns(signs, _may_have_numbers(block), b"\\u" in block)
 
 
 def suspects(raw: bytes, block: BlockSigns) -> Sequence[_Kind]:
     """Kinds whose signs one row has; most rows have none."""
-    if b"\\u" in raw:
+    if block.escapes and b"\\u" in raw:
         # A sign may be written as an escape.
         return (*_KINDS, *_BY_DIGITS, _IBAN)
     found: list[_Kind] = []
-    if block.present:
-        found += [kind for kind in block.kinds if any(sign in raw for sign in kind.signs)]
+    if block.signs:
+        present = [sign for sign in block.signs if sign in raw]
+        found += [kind for kind in _KINDS if not set(present).isdisjoint(kind.signs)] if present else []
     if block.numbers and _may_have_numbers(raw):
         found += _BY_DIGITS
         found.append(_IBAN)

@@ -81,7 +81,7 @@ class RowReader:
         for block in read_blocks(file, lambda line, fault: self._file_fault(name, line, fault)):
             text = b"\n".join(block.rows)
             signs = signs_of(text) if self._looks_for_private else None
-            reserved = tuple(sign for sign in self._reserved_signs if sign in text)
+            reserved = tuple(sign for sign in self._reserved_signs if sign[:1] in text and sign in text)
             for line, raw in zip(block.lines, block.rows, strict=True):
                 if not raw or raw.isspace():
                     problems.add(name, line, Fault("BLANK_LINE", "", "an empty line"))
