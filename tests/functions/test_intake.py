@@ -7,7 +7,7 @@ import boto3
 import pytest
 
 import intake
-from dropforge_core.aws import Executions, Ledger
+from dropforge_core.aws import ExecutionConflict, Executions, Ledger
 from dropforge_core.identity import DATA_SUFFIXES
 
 RECIPE = "base_model: org/name\n"
@@ -293,3 +293,13 @@ def test_a_recipe_beyond_its_limit_is_carried_only_as_far_as_needed(stack):
 def test_every_data_suffix_starts_a_run(stack, suffix):
     """What the documentation calls a data file is one."""
     assert stack.deliver(stack.upload("datasets/bot/train" + suffix))["run_id"]
+
+
+def test_a_closed_execution_of_the_same_input_counts_as_started(stack):
+    """A name that is taken is fine where the input is the same, and a conflict where it is not."""
+    executions = Executions(stack.machine)
+    arn = executions.start("a" * 26, '{"run_id": "a", "model": "m"}')
+    stack.sfn.stop_execution(executionArn=arn)
+    assert executions.start("a" * 26, '{"model":"m","run_id":"a"}') == arn
+    with pytest.raises(ExecutionConflict):
+        executions.start("a" * 26, '{"run_id": "b", "model": "m"}')
