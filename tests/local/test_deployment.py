@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_stack import SAMPLE
 
 from dropforge.local import stack, template
 from dropforge.local.email_outbox import DEFAULT_SUBJECT, Outbox

@@ -6,7 +6,7 @@ import uuid
 from email import policy
 from typing import Any
 
-from conftest import EMAIL, Sample, eventually
+from sample_stack import EMAIL, Sample, eventually
 
 
 def heard(sample: Sample, wanted: str, match: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from conftest import DOCKERFILE, Sample, eventually
+from sample_stack import DOCKERFILE, Sample, eventually
 
 from dropforge.local.engine import Settings
 from dropforge.local.stack import Engine, LocalStackFailed
@@ -77,7 +77,7 @@ def test_nothing_is_left_behind(tmp_path: Path, how: str) -> None:
     script = dedent(f"""
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from conftest import DOCKERFILE, SAMPLE, Sample, eventually
+        from sample_stack import DOCKERFILE, SAMPLE, Sample, eventually
         from dropforge.local.deploy import deploy
         from dropforge.local.engine import Settings
         from dropforge.local.stack import Engine

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import Sample, eventually
+from sample_stack import Sample, eventually
 
 SUCCEED = {"Type": "Succeed"}
 

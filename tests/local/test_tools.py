@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLE, Sample, eventually
+from sample_stack import SAMPLE, Sample, eventually
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
