@@ -255,7 +255,7 @@ def test_a_gated_model_says_what_to_do(
     Hub.refuse = True
     code, _ = cache_from_hub()
     assert code == 1
-    failure = (tmp_path / "ml" / "output" / "failure").read_text()
+    failure = (tmp_path / "ml" / "output" / "message").read_text()
     assert failure.startswith("BASE_MODEL: org/tiny is gated: accept its licence")
 
 
@@ -266,5 +266,5 @@ def test_bytes_that_are_not_the_hubs_are_refused(
     Hub.flip = True
     code, _ = cache_from_hub()
     assert code == 1
-    assert "the hub says" in (tmp_path / "ml" / "output" / "failure").read_text()
+    assert "the hub says" in (tmp_path / "ml" / "output" / "message").read_text()
     assert not keys(s3) & {"model.safetensors", "MANIFEST.json"}

@@ -26,7 +26,7 @@ DEFAULTS: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. 0 done, 1 failed with `output/failure`, 143 ended by SIGTERM."""
+    """Run one verb. 0 done, 1 failed with `output/failure` (or `output/message`), 143 ended by SIGTERM."""
     options = parse(arguments)
     container = Container(options.root)
     if options.verb != "train":
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001  # the process's last line: all must become a reason
             traceback.print_exc()
             failure = classify(error)
-            record(container.failure, failure)
+            record(container.message if options.verb == "cache-base-model" else container.failure, failure)
             sys.stderr.write(f"{failure}\n")
             return 1
     return 0

@@ -49,6 +49,11 @@ class Container:
         """Its first 1,024 characters become the job's FailureReason."""
         return self.root / "output" / "failure"
 
+    @property
+    def message(self) -> Path:
+        """Its first 1,024 characters become a processing job's ExitMessage; those jobs have no `failure`."""
+        return self.root / "output" / "message"
+
 
 class Hyperparameters(Tolerant):
     """What the ladder may change between attempts. SageMaker delivers every value as a string."""

@@ -102,7 +102,7 @@ def _pieces(cause: str) -> JobFacts:
         name=field(f"{kind}Name"),
         status=field(f"{kind}Status"),
         secondary=field("SecondaryStatus"),
-        reason=field("FailureReason"),
+        reason=" ".join(filter(None, (field("ExitMessage"), field("FailureReason")))),
     )
 
 

@@ -135,6 +135,13 @@ ROWS = [
         "BASE_MODEL",
         "FAIL",
     ),
+    (
+        "CACHE",
+        FAILED_TASK,
+        '{"ProcessingJobName": "b1", "ProcessingJobStatus": "Failed", "ExitMessage": "BASE_MODEL: gated", "Cut": "of',
+        "BASE_MODEL",
+        "FAIL",
+    ),
     ("CACHE", FAILED_TASK, failed("CapacityError: none", "ProcessingJob"), "CAPACITY", "RETRY"),
     ("EVALUATE", FAILED_TASK, failed("InternalServerError: try again", "TransformJob"), "INTERNAL", "RETRY"),
     ("EVALUATE", FAILED_TASK, stopped("", "TransformJob"), "STOPPED", "FAIL"),
