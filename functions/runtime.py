@@ -1,6 +1,7 @@
 """What every handler shares: structured logs with the run's id, traces, metrics, typed settings."""
 
 import os
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -10,6 +11,9 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from dropforge_core.model import Frozen
+
+# Not every call has something to count.
+warnings.filterwarnings("ignore", message="No application metrics to publish")
 
 logger = Logger()
 tracer = Tracer()

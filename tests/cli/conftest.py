@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dropforge.cli import main
 from dropforge_core import aws
@@ -128,19 +127,10 @@ class World:
         )
 
 
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def world(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     for name, value in {
-        "AWS_ENDPOINT_URL": moto_url,
+        "AWS_ENDPOINT_URL": aws_server,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -149,7 +139,7 @@ def world(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.delenv("DROPFORGE_STACK", raising=False)
     boto3.setup_default_session()
     aws.client.cache_clear()
-    urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")).close()
+    urllib.request.urlopen(urllib.request.Request(f"{aws_server}/moto-api/reset", method="POST")).close()
     yield World()
     aws.client.cache_clear()
 

@@ -2,7 +2,6 @@
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dropforge_core.aws import Bus, client
 
@@ -43,20 +42,11 @@ class Account:
         self.dynamodb.delete_table(TableName="runs")
 
 
-@pytest.fixture(scope="session")
-def aws_endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def account(aws_endpoint, monkeypatch):
+def account(empty_aws, monkeypatch):
     """The account; it is emptied after each test."""
     for name, value in {
-        "AWS_ENDPOINT_URL": aws_endpoint,
+        "AWS_ENDPOINT_URL": empty_aws,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",

@@ -10,7 +10,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 import notify
 from dropforge_core import aws
@@ -65,15 +64,6 @@ def slack() -> Iterator[FakeSlack]:
     fake.close()
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 class Stack:
     """The notifier's surroundings: table, topic with one listening queue, secret."""
 
@@ -115,8 +105,8 @@ class Stack:
 
 
 @pytest.fixture
-def stack(moto: str, monkeypatch: pytest.MonkeyPatch, slack: FakeSlack) -> Iterator[Stack]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+def stack(aws_server: str, monkeypatch: pytest.MonkeyPatch, slack: FakeSlack) -> Iterator[Stack]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_server)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -124,7 +114,7 @@ def stack(moto: str, monkeypatch: pytest.MonkeyPatch, slack: FakeSlack) -> Itera
     monkeypatch.setattr("slack._RETRY_S", 0.0)
     aws.client.cache_clear()
     boto3.setup_default_session()
-    urllib.request.urlopen(urllib.request.Request(f"{moto}/moto-api/reset", method="POST")).close()
+    urllib.request.urlopen(urllib.request.Request(f"{aws_server}/moto-api/reset", method="POST")).close()
     yield Stack(monkeypatch, slack)
     aws.client.cache_clear()
 

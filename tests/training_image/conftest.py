@@ -53,21 +53,14 @@ def start_tuner() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture
-def s3_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3_endpoint(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Moto's S3 over HTTP, named by the environment as the local AWS would be."""
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415  # flask, only where it is needed
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    # Every server in a process shares one set of buckets.
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+    httpx.post(f"{aws_server}/moto-api/reset").raise_for_status()
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": aws_server,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    yield f"http://{host}:{port}"
-    server.stop()
+    return aws_server

@@ -18,6 +18,7 @@ MAX_DEPTH: Final = 64
 _BIDI_BYTES: Final = re.compile(rb"\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
 _BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _SPACED: Final = re.compile(rb'"[ \t\r\n]+:')
+_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
 _AT_BYTE: Final = re.compile(r" \(byte (\d+)\)")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -101,11 +102,24 @@ def describe(value: Any) -> str:
 
 def _explain(raw: bytes, error: Exception) -> RowBroken:
     """Why the parser refused; the message never shows the row."""
-    if isinstance(error, RecursionError):
+    # Not by the error alone: how deep the parser goes before it gives up is the process's affair.
+    if isinstance(error, RecursionError) or nesting(raw) > MAX_DEPTH:
         return RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
     if isinstance(error, msgspec.ValidationError):
         return RowBroken(Fault("JSON_NUMBER", "", "a number beyond the range of a double"))
     return _explain_text(raw, error)
+
+
+def nesting(raw: bytes) -> int:
+    """How many brackets and braces are open at most at once, outside texts; the row need not be whole."""
+    deepest = depth = 0
+    for token in _STRUCTURE.findall(raw):
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
 
 
 def _explain_text(raw: bytes, error: Exception) -> RowBroken:

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, newest_approved_package
 from dropforge_core.events import RunEvent
@@ -14,22 +13,17 @@ RUN = "a" * 26
 
 
 @pytest.fixture(scope="module")
-def connect():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-
+def connect(empty_aws):
     def client(service):
         return boto3.client(
             service,
-            endpoint_url=f"http://{host}:{port}",
+            endpoint_url=empty_aws,
             region_name="us-east-1",
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
 
-    yield client
-    server.stop()
+    return client
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 import prepare_evaluation
 import score_predictions
@@ -35,22 +34,13 @@ class Context:
     aws_request_id = "r"
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def aws(endpoint, monkeypatch):
+def aws(empty_aws, monkeypatch):
     """Clients of a fresh account, and the environment in which the handlers find it."""
     from dropforge_core.aws import client  # noqa: PLC0415  # its cache must be emptied around each test
 
     for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": empty_aws,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",

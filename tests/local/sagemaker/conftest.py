@@ -15,7 +15,6 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
 
 from dropforge.local.sagemaker import LocalSageMaker
 
@@ -226,16 +225,6 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def aws() -> Iterator[str]:
-    """The endpoint of a moto server."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="session")
 def host() -> Iterator[Host]:
     server = Host(("127.0.0.1", 0), Host.Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -245,8 +234,8 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, aws: str, host: Host) -> Iterator[Lab]:
-    bench = Lab(tmp_path, aws, host)
+def lab(tmp_path: Path, empty_aws: str, host: Host) -> Iterator[Lab]:
+    bench = Lab(tmp_path, empty_aws, host)
     bench.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     bench.start()
     try:

@@ -51,11 +51,9 @@ class Evaluated:
 
     def judged(self, gate=None, evaluation=None, **setup):
         """The judgement under a policy; `setup` overrides fields of EvaluationSetup."""
-        recipe = Recipe(
-            base_model=BaseModelRef(repo="org/base"),
-            gate=gate or Gate(),
-            evaluation=evaluation or Evaluation(),
-        )
+        # The gate's policy is laid in unchecked: the recipe of an older version may hold what today's refuses.
+        checked = Recipe(base_model=BaseModelRef(repo="org/base"), evaluation=evaluation or Evaluation())
+        recipe = checked.model_copy(update={"gate": gate or Gate()})
         about = EvaluationSetup(
             **{
                 "job_name": "m-e1",

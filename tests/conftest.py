@@ -1,0 +1,24 @@
+"""One AWS over HTTP for every test that asks for S3, DynamoDB and the like, emptied before each module."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[str]:
+    """The endpoint. All servers in a process would share one state, so there is only this one."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def empty_aws(aws_server: str) -> str:
+    """The endpoint, with nothing left of the modules before."""
+    httpx.post(f"{aws_server}/moto-api/reset").raise_for_status()
+    return aws_server
