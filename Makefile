@@ -56,6 +56,9 @@ security: setup ## Security lints, and a look for credentials in what is tracked
 bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes each
 	@set -e; for script in benchmarks/[a-z]*.py; do python $$script $(if $(QUICK),--quick) --json; done
 
+load: setup ## A burst of uploads: each ends once and is told once
+	python benchmarks/load.py $(if $(QUICK),--quick)
+
 image: ## Build the training image and record its digest; needs Docker
 	bash training_image/build.sh
 
@@ -66,4 +69,4 @@ clean: ## Remove what tools left behind; .venv and downloaded models stay
 	rm -rf .aws-sam .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test check faults security bench image lock clean
+.PHONY: help setup demo test check faults load security bench image lock clean

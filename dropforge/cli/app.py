@@ -79,10 +79,13 @@ def validate(path: DataPath, recipe: RecipePath = None, as_json: Json = False) -
 @app.command()
 def plan(
     path: DataPath,
-    base_config: Annotated[
-        Path, typer.Option("--base-config", help="The base model's config.json, or the folder that holds it.")
-    ],
     recipe: RecipePath = None,
+    base_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--base-config", help="The base model's config.json or its folder; else as the recipe says."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what training would need and cost: memory, instance, hours, dollars."""
@@ -91,7 +94,9 @@ def plan(
     terminal = Terminal(as_json=as_json)
     total = sum(file.stat().st_size for file in upload.data_files(path))
     own = upload.recipe_of(path, recipe)
-    made, _ = _reading(terminal, total, "reading", lambda tell: check.forecast(path, own, base_config, tell))
+    made = _reading(
+        terminal, total, "reading", lambda tell: check.forecast(path, own, base_config, tell, terminal.note)
+    )
     terminal.result(made, check.plan_view(made))
     raise typer.Exit(OK if made.fits and made.within_budget else INVALID)
 

@@ -1,34 +1,26 @@
 """`validate` and `plan`: everything that can be known of a dataset before it is uploaded. No AWS needed."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dropforge.cli import base
 from dropforge.cli.console import CommandFailed, said
 from dropforge.cli.summary import faults
 from dropforge.cli.upload import data_files
-from dropforge_core.contracts import DatasetFacts, Plan, Problem, ValidationReport
+from dropforge_core.contracts import Plan, Problem, ValidationReport
 from dropforge_core.dataset.recipe_problems import read_recipe
 from dropforge_core.dataset.source import SourceFile, local_file
 from dropforge_core.dataset.validation import examine, validate
 from dropforge_core.messages.card import dollars, duration, size
-from dropforge_core.planning import (
-    BaseModelUnsuitable,
-    BaseSource,
-    headline,
-    plan,
-    shape_of,
-    source_revision,
-    weight_bytes_of,
-)
+from dropforge_core.planning import BaseModelUnsuitable, headline, plan
 from dropforge_core.recipe import Recipe
 
-STACK_DEFAULT: Final = "base_model: stack-default\n"
+STACK_DEFAULT: Final = f"base_model: {base.STACK_DEFAULT}\n"
 """Stands for the stack's default recipe, which is not known here, so that a recipe may leave out its base
 model. No check of the data looks at the base model's name."""
 LOCAL_RUN: Final = "a" * 26
@@ -71,15 +63,20 @@ def check(path: Path, recipe: Path | None, progress: Callable[[int], None]) -> V
 
 
 def forecast(
-    path: Path, recipe: Path | None, base_config: Path, progress: Callable[[int], None]
-) -> tuple[Plan, Recipe]:
+    path: Path,
+    recipe: Path | None,
+    base_config: Path | None,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+) -> Plan:
     """The plan of a run that is not started.
 
     Args:
         path: a file or folder.
         recipe: its recipe, or None for the defaults.
-        base_config: the base model's config.json, or the folder that holds it.
+        base_config: the base model's config.json, or the folder that holds it; None looks where the recipe says.
         progress: called with bytes as they are read.
+        note: told what a person should know of the choices made.
 
     Raises:
         CommandFailed: when the data or the recipe is invalid, or the base model can't be trained.
@@ -91,27 +88,11 @@ def forecast(
             f"There is nothing to plan: {found.report.error_count} faults. `dropforge validate {path}` lists them.",
             1,
         )
-    return plan_for(parsed, found.facts, base_config), parsed
-
-
-def plan_for(recipe: Recipe, facts: DatasetFacts, base_config: Path) -> Plan:
-    """The plan for facts that are known. Raises as `forecast` does."""
-    folder = base_config if base_config.is_dir() else base_config.parent
-    config = folder / "config.json" if base_config.is_dir() else base_config
+    source, shape = base.find(parsed.base_model, base_config, note)
     try:
-        described: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        weights = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
-        shape = shape_of(described, weight_bytes_of(weights) if weights else None)
-    except (OSError, ValueError) as error:
-        # BaseModelUnsuitable is a ValueError too; its message says what is wrong with the model.
-        raise CommandFailed(f"The base model's config can't be used: {config}: {error}", 1) from error
-    name = recipe.base_model.name
-    revision = source_revision([(config.name, config.stat().st_size, config.name)])
-    base = BaseSource(
-        name=name, source=f"hub:{name}@{revision}", prefix=f"base-models/{name}/{revision}/", cached=True
-    )
-    try:
-        return plan(recipe=recipe, dataset=facts, shape=shape, base=base, run_id=LOCAL_RUN, model="plan")
+        return plan(
+            recipe=parsed, dataset=found.facts, shape=shape, base=source, run_id=LOCAL_RUN, model="plan"
+        )
     except BaseModelUnsuitable as error:
         raise CommandFailed(str(error), 1) from error
 

@@ -136,8 +136,7 @@ def faults(problems: tuple[Problem, ...], total: int) -> RenderableType:
     for problem in problems[:FAULTS_SHOWN]:
         where = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
         more = f" (and {problem.count - 1:,} more lines)" if problem.count > 1 else ""
-        path = f"{problem.path}: " if problem.path else ""
-        table.add_row(said(where), said(problem.code, "red"), said(path + problem.message + more))
+        table.add_row(said(where), said(problem.code, "red"), said(problem.message + more))
     shown = sum(problem.count for problem in problems[:FAULTS_SHOWN])
     left = total - shown
     return Group(table, Text(f"and {left:,} more", style="dim")) if left > 0 else table

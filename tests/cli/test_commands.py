@@ -4,8 +4,10 @@ import json
 
 import boto3
 import pytest
+from stub_hub import serving
 
 from dropforge.cli.doctor import event_check
+from dropforge.local import base_models
 from dropforge_core.ledger import Status
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
@@ -52,28 +54,69 @@ def test_a_missing_file_is_a_usage_error(dropforge, arguments):
     assert "Traceback" not in said.err
 
 
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+
+
 def test_plan_prices_what_validate_accepts(dropforge, rows, tmp_path):
     """With the base model's config the plan ranks instances, without AWS."""
-    (tmp_path / "config.json").write_text(
-        json.dumps(
-            {
-                "model_type": "llama",
-                "architectures": ["LlamaForCausalLM"],
-                "hidden_size": 576,
-                "intermediate_size": 1536,
-                "num_hidden_layers": 30,
-                "num_attention_heads": 9,
-                "num_key_value_heads": 3,
-                "vocab_size": 49152,
-                "tie_word_embeddings": True,
-            }
-        )
-    )
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     said = dropforge("plan", rows, "--base-config", tmp_path / "config.json", "--json")
     assert said.code == 0
     assert said.document["fits"]
     assert said.document["cost_usd"]["low"] <= said.document["cost_usd"]["expected"]
     assert "ml.g6.xlarge" in dropforge("plan", rows, "--base-config", tmp_path).out
+
+
+def test_plan_asks_the_hub_for_the_model_that_the_recipe_names(dropforge, rows, tmp_path, monkeypatch):
+    """A base model of the hub is planned at the commit that its branch has now."""
+    commit = "12" * 20
+    answers = {
+        "/api/models/org/llama/revision/main": [
+            (200, {"sha": commit, "siblings": [{"rfilename": "model.safetensors", "size": 269_060_552}]}, {})
+        ],
+        f"/org/llama/resolve/{commit}/config.json": [(200, LLAMA, {})],
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: org/llama\n")
+    with serving(answers) as (endpoint, _):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        said = dropforge("plan", rows, "--recipe", recipe, "--json")
+    assert said.code == 0
+    assert said.document["base_model"]["source"] == f"hub:org/llama@{commit}"
+    assert said.document["base_model"]["parameters"] == pytest.approx(134_515_008, rel=1e-3)
+
+
+def test_plan_without_a_base_model_says_whose_it_takes(dropforge, rows, tmp_path, monkeypatch):
+    """Where neither recipe nor option names a base model, the demo's is planned, and that is said."""
+    folder = tmp_path / "dropforge" / "models" / base_models.SMOL
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    (folder / base_models.MARKER).write_text(base_models.EDITION[base_models.SMOL])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said = dropforge("plan", rows, "--json")
+    assert said.code == 0
+    assert said.document["base_model"]["name"] == base_models.SMOL
+    assert base_models.SMOL in said.err
+
+
+def test_plan_where_the_hub_is_silent_names_the_way_out(dropforge, rows, tmp_path, monkeypatch):
+    """Without a hub the plan ends with 2 and names --base-config."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: org/llama\n")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    said = dropforge("plan", rows, "--recipe", recipe)
+    assert said.code == 2
+    assert "--base-config" in said.err
 
 
 def test_plan_needs_a_model_that_is_one(dropforge, rows, tmp_path):

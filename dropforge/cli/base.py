@@ -1,0 +1,108 @@
+"""The base model that `plan` is for: its shape, found without a stack."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from base_model import locate
+from dropforge.cli.console import USAGE, CommandFailed
+from dropforge_core.aws import Bucket
+from dropforge_core.layout import split_s3_uri
+from dropforge_core.planning import (
+    BaseModelUnsuitable,
+    BaseSource,
+    ModelShape,
+    shape_of,
+    source_revision,
+    weight_bytes_of,
+)
+from dropforge_core.recipe import BaseModelRef
+from hub import BaseModelUnavailable, Hub, HubUnreachable
+
+STACK_DEFAULT: Final = "stack-default"
+"""The name that stands for a base model which the recipe leaves to the stack."""
+HUB: Final = "https://huggingface.co"
+
+Found = tuple[BaseSource, ModelShape]
+
+
+def find(ref: BaseModelRef, given: Path | None, note: Callable[[str], None]) -> Found:
+    """Source and shape: from `given`, else from where the recipe says, else the demo's model.
+
+    Args:
+        ref: the recipe's base model.
+        given: a config.json, or the folder that holds it.
+        note: told what a person should know of the choice.
+
+    Raises:
+        CommandFailed: when there is no model there, or none that can be trained.
+    """
+    try:
+        if given is not None:
+            return _from_folder(given, ref.name)
+        if ref.repo == STACK_DEFAULT:
+            return _demo_model(note)
+        if ref.s3 is not None:
+            # Where a copy would be counted as cached: the bucket that the model lies in.
+            bucket = Bucket(split_s3_uri(ref.s3)[0])
+            return locate(ref, bucket, _hub())
+        return _from_hub(ref)
+    except BaseModelUnsuitable as error:
+        raise CommandFailed(f"The base model can't be trained: {error}", 1) from error
+    except (BaseModelUnavailable, HubUnreachable, ClientError, BotoCoreError) as error:
+        raise CommandFailed(
+            f"The base model's shape can't be had: {error} Name its config.json with --base-config.", USAGE
+        ) from error
+
+
+def _hub() -> Hub:
+    return Hub(os.environ.get("HF_ENDPOINT", HUB), os.environ.get("HF_TOKEN", ""), tries=2)
+
+
+def _from_hub(ref: BaseModelRef) -> Found:
+    hub, repo = _hub(), str(ref.repo)
+    found = hub.resolve(repo, ref.revision)
+    shape = shape_of(hub.config(repo, found.commit), weight_bytes_of(found.files))
+    return _source(repo, found.commit, cached=False), shape
+
+
+def _demo_model(note: Callable[[str], None]) -> Found:
+    # Only here: preparing a model is the local AWS's business, and slow to import.
+    from dropforge.local import base_models  # noqa: PLC0415
+    from dropforge.local.stack import cache_dir  # noqa: PLC0415
+
+    try:
+        folder = base_models.prepare(
+            fast=False, cache_dir=cache_dir(), on_progress=lambda _what, _share: None
+        )
+    except base_models.PreparationFailed as error:
+        raise CommandFailed(
+            f"The recipe names no base model, and the demo's can't be had: {error} Name one with --base-config.",
+            USAGE,
+        ) from error
+    note(f"The recipe names no base model; this is the plan for {folder.name}, the default of a local stack.")
+    return _from_folder(folder, folder.name)
+
+
+def _from_folder(given: Path, name: str) -> Found:
+    config = given / "config.json" if given.is_dir() else given
+    try:
+        described: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        weights = {file.name: file.stat().st_size for file in config.parent.glob("*.safetensors")}
+        shape = shape_of(described, weight_bytes_of(weights) if weights else None)
+    except (OSError, ValueError) as error:
+        # BaseModelUnsuitable is a ValueError too; its message says what is wrong with the model.
+        raise CommandFailed(f"The base model's config can't be used: {config}: {error}", 1) from error
+    return _source(
+        name, source_revision([(config.name, config.stat().st_size, config.name)]), cached=True
+    ), shape
+
+
+def _source(name: str, revision: str, *, cached: bool) -> BaseSource:
+    return BaseSource(
+        name=name, source=f"hub:{name}@{revision}", prefix=f"base-models/{name}/{revision}/", cached=cached
+    )
