@@ -274,25 +274,29 @@ class DiagnoseInput(StateInput):
     started_at: str | None = None
 
 
+Fault = Literal[
+    "THROTTLED",
+    "QUOTA",
+    "CAPACITY",
+    "SPOT_INTERRUPTED",
+    "OOM_GPU",
+    "INTERNAL",
+    "TIME_LIMIT",
+    "DATA",
+    "NAN_LOSS",
+    "BASE_MODEL",
+    "DISK_FULL",
+    "CODE",
+    "STOPPED",
+    "TIMEOUT",
+    "PERMISSION",
+    "UNKNOWN",
+]
+"""What went wrong, as the ladder names it."""
+
+
 class Diagnosis(Frozen):
-    fault: Literal[
-        "THROTTLED",
-        "QUOTA",
-        "CAPACITY",
-        "SPOT_INTERRUPTED",
-        "OOM_GPU",
-        "INTERNAL",
-        "TIME_LIMIT",
-        "DATA",
-        "NAN_LOSS",
-        "BASE_MODEL",
-        "DISK_FULL",
-        "CODE",
-        "STOPPED",
-        "TIMEOUT",
-        "PERMISSION",
-        "UNKNOWN",
-    ]
+    fault: Fault
     action: Literal["RETRY", "USE_CHECKPOINT", "FAIL"]
     """USE_CHECKPOINT: the job hit its cap but left an adapter; evaluate that."""
     wait_s: int

@@ -44,36 +44,9 @@ def archive(**members):
 
 
 @pytest.fixture
-def s3(empty_aws, monkeypatch):
-    from dropforge_core.aws import client  # noqa: PLC0415  # its cache must be emptied around each test
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": empty_aws,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "POWERTOOLS_TRACE_DISABLED": "true",
-        "POWERTOOLS_METRICS_NAMESPACE": "Dropforge",
-        "POWERTOOLS_SERVICE_NAME": "dropforge",
-        "RUN_TABLE": "runs",
-        "RUN_BUCKET": "runs",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client.cache_clear()
-    made, db = boto3.client("s3"), boto3.client("dynamodb")
-    made.create_bucket(Bucket="runs")
-    db.create_table(
-        TableName="runs",
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    yield made
-    for entry in made.list_objects_v2(Bucket="runs").get("Contents", []):
-        made.delete_object(Bucket="runs", Key=entry["Key"])
-    made.delete_bucket(Bucket="runs")
-    db.delete_table(TableName="runs")
-    client.cache_clear()
+def s3(account):
+    """The run bucket of a fresh account."""
+    return account.s3
 
 
 def report(s3, status="REGISTERED", **more):

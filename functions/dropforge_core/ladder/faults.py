@@ -2,29 +2,11 @@
 
 import re
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from dropforge_core.contracts import Fault
 from dropforge_core.ladder.cause import Evidence
 from dropforge_core.ledger import Status
-
-Fault = Literal[
-    "THROTTLED",
-    "QUOTA",
-    "CAPACITY",
-    "SPOT_INTERRUPTED",
-    "OOM_GPU",
-    "INTERNAL",
-    "TIME_LIMIT",
-    "DATA",
-    "NAN_LOSS",
-    "BASE_MODEL",
-    "DISK_FULL",
-    "CODE",
-    "STOPPED",
-    "TIMEOUT",
-    "PERMISSION",
-    "UNKNOWN",
-]
 
 
 class About(NamedTuple):

@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from dropforge_core.contracts import ComputeChoice
+from dropforge_core.contracts import ComputeChoice, Fault
 from dropforge_core.identity import job_name
 from dropforge_core.ladder.cause import Evidence
-from dropforge_core.ladder.faults import Fault
 from dropforge_core.model import Frozen
 from dropforge_core.planning.catalogue import Catalogue
 from dropforge_core.planning.plan import affordable_seconds, wait_seconds

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
+from dropforge_core.contracts import Fault
 from dropforge_core.identity import printable
 from dropforge_core.ladder.cause import Evidence
-from dropforge_core.ladder.faults import FAULTS, Fault
+from dropforge_core.ladder.faults import FAULTS
 from dropforge_core.ladder.steps import NextStep
 from dropforge_core.ledger import Status
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 import pytest
 
 import prepare_evaluation
@@ -35,42 +34,13 @@ class Context:
 
 
 @pytest.fixture
-def aws(empty_aws, monkeypatch):
-    """Clients of a fresh account, and the environment in which the handlers find it."""
-    from dropforge_core.aws import client  # noqa: PLC0415  # its cache must be emptied around each test
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": empty_aws,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "POWERTOOLS_TRACE_DISABLED": "true",
-        "POWERTOOLS_METRICS_NAMESPACE": "Dropforge",
-        "POWERTOOLS_SERVICE_NAME": "dropforge",
-        "RUN_TABLE": "runs",
-        "RUN_BUCKET": "runs",
-        "EVENT_BUS": "default",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client.cache_clear()
-    made = {name: boto3.client(name) for name in ("s3", "dynamodb", "sagemaker")}
-    made["s3"].create_bucket(Bucket="runs")
-    made["dynamodb"].create_table(
-        TableName="runs",
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    made["dynamodb"].put_item(
+def aws(account):
+    """Clients of a fresh account in which the run trains."""
+    account.dynamodb.put_item(
         TableName="runs",
         Item={"pk": {"S": f"RUN#{RUN}"}, "status": {"S": "TRAINING"}, "rank": {"N": "50"}},
     )
-    yield made
-    for entry in made["s3"].list_objects_v2(Bucket="runs").get("Contents", []):
-        made["s3"].delete_object(Bucket="runs", Key=entry["Key"])
-    made["s3"].delete_bucket(Bucket="runs")
-    made["dynamodb"].delete_table(TableName="runs")
-    client.cache_clear()
+    return {"s3": account.s3, "dynamodb": account.dynamodb, "sagemaker": account.sagemaker}
 
 
 @dataclass
