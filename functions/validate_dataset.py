@@ -17,8 +17,9 @@ from dropforge_core.contracts import (
     ValidationReport,
     ValidationVerdict,
 )
+from dropforge_core.dataset.faults import Fault, FileFault
+from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.recipe_problems import read_recipe
-from dropforge_core.dataset.source import Fault, FileFault, SourceFile
 from dropforge_core.dataset.tokens import TokenCounter, load_tokenizer
 from dropforge_core.dataset.validation import Examination, examine
 from dropforge_core.dataset.writing import write

@@ -13,8 +13,8 @@ from dropforge.cli.console import CommandFailed, said
 from dropforge.cli.summary import faults
 from dropforge.cli.upload import data_files
 from dropforge_core.contracts import Plan, Problem, ValidationReport
+from dropforge_core.dataset.reading.source import SourceFile, local_file
 from dropforge_core.dataset.recipe_problems import read_recipe
-from dropforge_core.dataset.source import SourceFile, local_file
 from dropforge_core.dataset.validation import examine, validate
 from dropforge_core.messages.card import dollars, duration, size
 from dropforge_core.planning import BaseModelUnsuitable, headline, plan

@@ -2,7 +2,7 @@
 
 The entry points, the same for the Lambda function, the command line and CI:
 
-    from dropforge_core.dataset.source import SourceFile, local_file
+    from dropforge_core.dataset.reading.source import SourceFile, local_file
     from dropforge_core.dataset.validation import examine, validate
 
     validate(files: Sequence[SourceFile], recipe: Recipe | None = None, *,

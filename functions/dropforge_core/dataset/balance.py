@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from dropforge_core.dataset.source import Fault
+from dropforge_core.dataset.faults import Fault
 
 _MOST_ANSWERS: Final = 50
 """With more different answers than this the task is no classification."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from dropforge_core.contracts import Problem
 from dropforge_core.dataset.codes import CODES, Severity
-from dropforge_core.dataset.source import Fault
+from dropforge_core.dataset.faults import Fault
 from dropforge_core.recipe import DatasetRules
 
 MAX_LINES: Final = 10_000

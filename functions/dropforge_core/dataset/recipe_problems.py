@@ -1,8 +1,8 @@
 """A recipe, or its faults told like a dataset's."""
 
 from dropforge_core.contracts import Problem
+from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.problems import make_problem
-from dropforge_core.dataset.source import Fault
 from dropforge_core.recipe import Recipe, RecipeInvalid, parse_recipe
 
 

@@ -10,8 +10,8 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from dropforge_core.dataset.formats import Canonical
-from dropforge_core.dataset.source import Fault
+from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.rows.formats import Canonical
 
 BYTES_PER_TOKEN: Final = 3.6
 """UTF-8 bytes of mixed English text and code per token of a vocabulary of 32k-128k; an estimate."""

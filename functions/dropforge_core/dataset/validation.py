@@ -11,12 +11,13 @@ import xxhash
 
 from dropforge_core.contracts import DatasetFacts, Problem, ValidationReport
 from dropforge_core.dataset.balance import Balance
-from dropforge_core.dataset.holdout import EVAL, LEFT_OUT, TRAIN, Cut, cut
+from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.likeness.holdout import EVAL, LEFT_OUT, TRAIN, Cut, cut
+from dropforge_core.dataset.likeness.repetition import RowIndex
+from dropforge_core.dataset.likeness.similarity import NEAR, Components, SimilarityIndex, words
 from dropforge_core.dataset.problems import Problems, severities
-from dropforge_core.dataset.repetition import RowIndex
-from dropforge_core.dataset.rows import WELL_KNOWN_TOKENS, RowReader, ValidRow
-from dropforge_core.dataset.similarity import NEAR, Components, SimilarityIndex, words
-from dropforge_core.dataset.source import Fault, SourceFile
+from dropforge_core.dataset.reading.source import SourceFile
+from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, RowReader, ValidRow
 from dropforge_core.dataset.tokens import TokenCounter, TokenTally
 from dropforge_core.recipe import DatasetRules, Evaluation, Recipe
 

@@ -6,9 +6,9 @@ from typing import Final, Protocol
 
 from dropforge_core.contracts import DatasetManifest, ShardEntry
 from dropforge_core.dataset.codes import CODES, Severity
-from dropforge_core.dataset.holdout import EVAL, TRAIN
+from dropforge_core.dataset.likeness.holdout import EVAL, TRAIN
 from dropforge_core.dataset.problems import Problems
-from dropforge_core.dataset.rows import RowReader
+from dropforge_core.dataset.rows.reader import RowReader
 from dropforge_core.dataset.validation import Examination
 
 SHARD_BYTES: Final = 32 << 20

@@ -2,7 +2,7 @@
 
 import json
 
-from dropforge_core.dataset.source import SourceFile
+from dropforge_core.dataset.reading.source import SourceFile
 
 
 def in_memory(body, name="train.jsonl", chunk=1 << 20):

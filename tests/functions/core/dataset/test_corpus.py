@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dropforge_core.dataset.codes import CODES
-from dropforge_core.dataset.source import local_file
+from dropforge_core.dataset.reading.source import local_file
 from dropforge_core.dataset.validation import validate
 from dropforge_core.recipe import Recipe
 

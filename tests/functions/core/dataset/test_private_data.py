@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropforge_core.dataset.private_data import found_in, iban_holds, luhn, signs_of, suspects
+from dropforge_core.dataset.rows.private_data import found_in, iban_holds, luhn, signs_of, suspects
 
 
 def codes(text):

@@ -9,7 +9,7 @@ from dataset_cases import in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropforge_core.dataset.reading import MAX_ROW_BYTES, read_blocks
+from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, read_blocks
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropforge_core.dataset.repetition import RowIndex
+from dropforge_core.dataset.likeness.repetition import RowIndex
 
 rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 3) | st.none()), max_size=30)
 

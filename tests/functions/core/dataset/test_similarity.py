@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropforge_core.dataset.similarity import ALIKE, Components, SimilarityIndex, signature, words
+from dropforge_core.dataset.likeness.similarity import ALIKE, Components, SimilarityIndex, signature, words
 
 VOCABULARY = [f"word{number}x" for number in range(5000)]
 

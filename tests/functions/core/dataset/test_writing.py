@@ -7,7 +7,7 @@ import pytest
 from dataset_cases import as_lines, chat, in_memory, question
 
 from dropforge_core.dataset import writing
-from dropforge_core.dataset.source import SourceFile
+from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.validation import examine
 from dropforge_core.dataset.writing import DatasetChanged, write
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dropforge_core.dataset.source import Fault, FileFault
+from dropforge_core.dataset.faults import Fault, FileFault
 
 MAX_FIELD: Final = 1 << 20
 """Characters in one field; also bounds what an unclosed quote can swallow."""

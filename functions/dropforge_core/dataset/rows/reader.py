@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import msgspec
 
-from dropforge_core.dataset.decoding import RowBroken, decode_row, field
-from dropforge_core.dataset.formats import Canonical, canonical, infer
-from dropforge_core.dataset.private_data import CODES as PRIVATE_CODES
-from dropforge_core.dataset.private_data import found_in, signs_of, suspects
+from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.problems import Problems
-from dropforge_core.dataset.reading import MAX_ROW_BYTES, read_blocks
-from dropforge_core.dataset.source import Fault, SourceFile
+from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, read_blocks
+from dropforge_core.dataset.reading.source import SourceFile
+from dropforge_core.dataset.rows.decoding import RowBroken, decode_row, field
+from dropforge_core.dataset.rows.formats import Canonical, canonical, infer
+from dropforge_core.dataset.rows.private_data import CODES as PRIVATE_CODES
+from dropforge_core.dataset.rows.private_data import found_in, signs_of, suspects
 
 WELL_KNOWN_TOKENS: Final = frozenset(
     {

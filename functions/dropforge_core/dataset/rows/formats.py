@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dropforge_core.dataset.conversation import Conversation
-from dropforge_core.dataset.decoding import describe
-from dropforge_core.dataset.source import Fault
+from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.rows.conversation import Conversation
+from dropforge_core.dataset.rows.decoding import describe
 
 _SHAREGPT_ROLES: Final = {
     "system": "system",

@@ -4,7 +4,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+from dropforge_core.dataset.faults import Fault, FileFault
 
 READ_BYTES: Final = 1 << 20
 """Size of the pieces in which decompressed text is handed on; bounds memory."""
@@ -14,25 +16,6 @@ MAX_RATIO: Final = 200
 
 RATIO_FREE_BYTES: Final = 16 << 20
 """The ratio is not looked at below this size of text, where it can do no harm."""
-
-
-class Fault(NamedTuple):
-    """One thing wrong: a code of `codes.CODES`, the JSON path, and what was found (no private text)."""
-
-    code: str
-    path: str
-    found: str
-    expected: str = ""
-    """Where it can be said more exactly than `codes.CODES` does."""
-
-
-class FileFault(Exception):
-    """The rest of the file can't be read."""
-
-    def __init__(self, fault: Fault, line: int | None = None) -> None:
-        super().__init__(f"{fault.code}: {fault.found}")
-        self.fault = fault
-        self.line = line
 
 
 @dataclass(frozen=True, slots=True)

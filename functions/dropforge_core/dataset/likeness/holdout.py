@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import xxhash
 
-from dropforge_core.dataset.similarity import Components
+from dropforge_core.dataset.likeness.similarity import Components
 from dropforge_core.recipe import Evaluation
 
 TRAIN: Final = 0

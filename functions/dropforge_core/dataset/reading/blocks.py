@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from dropforge_core.dataset.delimited import delimited_rows
-from dropforge_core.dataset.source import Fault, FileFault, SourceFile, text_of
+from dropforge_core.dataset.faults import Fault, FileFault
+from dropforge_core.dataset.reading.delimited import delimited_rows
+from dropforge_core.dataset.reading.source import SourceFile, text_of
 
 MAX_ROW_BYTES: Final = 1 << 20
 """Longest row, in bytes of JSON."""

@@ -3,8 +3,8 @@
 import json
 from typing import Any, Final
 
-from dropforge_core.dataset.decoding import describe, field
-from dropforge_core.dataset.source import Fault
+from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.rows.decoding import describe, field
 
 ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dropforge_core.dataset.source import Fault
+from dropforge_core.dataset.faults import Fault
 
 MAX_DEPTH: Final = 64
 _BIDI_BYTES: Final = re.compile(rb"\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
