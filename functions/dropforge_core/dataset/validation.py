@@ -17,7 +17,8 @@ from dropforge_core.dataset.likeness.repetition import RowIndex
 from dropforge_core.dataset.likeness.similarity import NEAR, Components, SimilarityIndex, words
 from dropforge_core.dataset.problems import Problems, severities
 from dropforge_core.dataset.reading.source import SourceFile
-from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, RowReader, ValidRow
+from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS
+from dropforge_core.dataset.rows.stream import RowReader, ValidRow
 from dropforge_core.dataset.tokens import TokenCounter, TokenTally
 from dropforge_core.recipe import DatasetRules, Evaluation, Recipe
 

@@ -8,7 +8,7 @@ from dropforge_core.contracts import DatasetManifest, ShardEntry
 from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.dataset.likeness.holdout import EVAL, TRAIN
 from dropforge_core.dataset.problems import Problems
-from dropforge_core.dataset.rows.reader import RowReader
+from dropforge_core.dataset.rows.stream import RowReader
 from dropforge_core.dataset.validation import Examination
 
 SHARD_BYTES: Final = 32 << 20

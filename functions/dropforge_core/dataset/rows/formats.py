@@ -9,11 +9,10 @@ is one assistant message with nothing before it.
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.rows.conversation import Conversation
 from dropforge_core.dataset.rows.decoding import describe
+from dropforge_core.dataset.rows.messages import encode, encode_sorted
 
 _SHAREGPT_ROLES: Final = {
     "system": "system",
@@ -38,11 +37,15 @@ class Canonical(NamedTuple):
     rejected: Message | None = None
 
     def encode(self, ident: str) -> bytes:
-        """One line of a shard, without the line break."""
-        row: dict[str, Any] = {"id": ident, "messages": self.messages, "meta": self.meta}
+        """One line of a shard, without the line break. The order in which a row has its meta says nothing."""
+        line = b'{"id":%b,"messages":%b,"meta":%b' % (
+            encode(ident),
+            encode(self.messages),
+            encode_sorted(self.meta),
+        )
         if self.chosen is not None:
-            row |= {"chosen": self.chosen, "rejected": self.rejected}
-        return msgspec.json.encode(row)
+            line += b',"chosen":%b,"rejected":%b' % (encode(self.chosen), encode(self.rejected))
+        return line + b"}"
 
     @property
     def prompt(self) -> list[Message]:

@@ -1,0 +1,132 @@
+"""The valid rows of one block, column by column. Nothing is made before it is asked for."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+from dropforge_core.dataset.rows.formats import Canonical
+from dropforge_core.dataset.rows.messages import (
+    Message,
+    System,
+    encode,
+    encode_sorted,
+    from_dicts,
+    to_dicts,
+)
+
+_LAST_ANSWER: Final = b',{"role":"assistant"'
+"""What stands before the last message, if anything does. Quotes inside texts are escaped."""
+_REJECTED: Final = b']{"role":"assistant"'
+"""What stands where the rejected answer begins, behind the messages."""
+
+
+class RowBlock:
+    """Rows without errors, in the order of the file."""
+
+    __slots__ = ("_metas", "_rejected", "_talks", "encoded", "lines")
+
+    def __init__(
+        self,
+        lines: list[int],
+        encoded: list[bytes],
+        talks: list[list[Message]],
+        metas: list[dict[str, Any] | None] | None = None,
+        rejected: list[Message] | None = None,
+    ) -> None:
+        self.lines = lines
+        """Line on which each row begins, from 1."""
+        self.encoded = encoded
+        """Canonical JSON of what makes a row what it is: its messages, and behind them the rejected answer."""
+        self._talks = talks
+        self._metas = metas
+        self._rejected = rejected
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, Canonical]]) -> "RowBlock":
+        """From (line, canonical row)."""
+        lines: list[int] = []
+        talks: list[list[Message]] = []
+        metas: list[dict[str, Any] | None] = []
+        rejected: list[Message] = []
+        for line, row in rows:
+            lines.append(line)
+            talks.append(from_dicts(row.messages))
+            metas.append(row.meta)
+            if row.rejected is not None:
+                rejected += from_dicts([row.rejected])
+        encoded = [encode(talk) for talk in talks]
+        if rejected:
+            encoded = [left + encode(right) for left, right in zip(encoded, rejected, strict=True)]
+        return cls(lines, encoded, talks, metas if any(metas) else None, rejected or None)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def prompts(self) -> list[bytes]:
+        """Canonical JSON of everything before the last message; empty where nothing is."""
+        cuts = [encoded.rfind(_LAST_ANSWER) for encoded in self.encoded]
+        return [
+            encoded[:cut] + b"]" if cut > 0 else b"" for encoded, cut in zip(self.encoded, cuts, strict=True)
+        ]
+
+    def asked(self) -> list[str]:
+        r"""Contents of all messages before the last one but the system message, joined by `\n`.
+
+        Of a row without them, its text.
+        """
+        return [
+            talk[0].content
+            if len(talk) <= 2
+            else "\n".join([message.content for message in talk[:-1] if type(message) is not System])
+            for talk in self._talks
+        ]
+
+    def answers(self) -> list[str]:
+        """Content of each row's last message."""
+        return [talk[-1].content for talk in self._talks]
+
+    def metas(self) -> list[bytes]:
+        """Canonical JSON of the fields that are no part of the talk; empty where there are none."""
+        if self._metas is None:
+            return [b""] * len(self.lines)
+        return [encode_sorted(meta) if meta else b"" for meta in self._metas]
+
+    def row(self, index: int) -> Canonical:
+        """One row as every later part understands it."""
+        messages = to_dicts(self._talks[index])
+        meta = (self._metas[index] if self._metas else None) or {}
+        if self._rejected is None:
+            return Canonical(messages, meta)
+        return Canonical(messages, meta, messages[-1], to_dicts([self._rejected[index]])[0])
+
+    def without(self, indices: Collection[int]) -> "RowBlock":
+        """The same rows but some, given by their place in this block."""
+        gone = set(indices)
+        if not gone:
+            return self
+        kept = [index for index in range(len(self.lines)) if index not in gone]
+        return RowBlock(
+            [self.lines[index] for index in kept],
+            [self.encoded[index] for index in kept],
+            [self._talks[index] for index in kept],
+            [self._metas[index] for index in kept] if self._metas is not None else None,
+            [self._rejected[index] for index in kept] if self._rejected is not None else None,
+        )
+
+    def lines_of(self, idents: Sequence[str]) -> list[bytes]:
+        """Each row's line of a shard, without the line break: what `Canonical.encode` gives."""
+        metas = self.metas() if self._metas is not None else [b""] * len(self.lines)
+        rows = zip(idents, self.encoded, metas, strict=True)
+        if self._rejected is None:
+            return [
+                b'{"id":%b,"messages":%b,"meta":%b}' % (encode(ident), encoded, meta or b"{}")
+                for ident, encoded, meta in rows
+            ]
+        lines = []
+        for ident, encoded, meta in rows:
+            end = encoded.rfind(_REJECTED) + 1
+            chosen = encoded.rfind(_LAST_ANSWER, 0, end)
+            lines.append(
+                b'{"id":%b,"messages":%b,"meta":%b,"chosen":%b,"rejected":%b}'
+                % (encode(ident), encoded[:end], meta or b"{}", encoded[chosen + 1 : end - 1], encoded[end:])
+            )
+        return lines
