@@ -3,6 +3,8 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -75,19 +77,22 @@ def source_files(request: RunRequest) -> list[SourceFile]:
     """The uploaded objects, each at the version that intake saw."""
     bucket = Bucket(request.bucket)
     return [
-        SourceFile(name=pinned.key.rsplit("/", 1)[-1], open=_opener(bucket, pinned), size=pinned.size)
+        SourceFile(
+            name=pinned.key.rsplit("/", 1)[-1],
+            open=partial(_from_bucket, bucket, pinned),
+            size=pinned.size,
+            only=len(request.objects) == 1,
+        )
         for pinned in request.objects
     ]
 
 
-def _opener(bucket: Bucket, pinned: UploadedObject) -> Any:
-    def chunks() -> Iterator[bytes]:
-        try:
-            yield from bucket.stream(pinned.key, pinned.version_id)
-        except ObjectVanished:
-            raise FileFault(Fault("FILE_VANISHED", "", "nothing at the version that was uploaded")) from None
-
-    return chunks
+def _from_bucket(bucket: Bucket, pinned: UploadedObject, start: int) -> Iterator[bytes]:
+    try:
+        with closing(bucket.stream(pinned.key, pinned.version_id, start)) as chunks:
+            yield from chunks
+    except ObjectVanished:
+        raise FileFault(Fault("FILE_VANISHED", "", "nothing at the version that was uploaded")) from None
 
 
 def tokenizer_of(base: BaseModelRef, runs: Bucket) -> TokenCounter | None:

@@ -6,7 +6,8 @@ Every method is one or two calls; what to do about an answer is decided in the p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,21 +57,28 @@ class Bucket:
         """
         return b"".join(self.stream(key, version_id))
 
-    def stream(self, key: str, version_id: str | None = None) -> Iterator[bytes]:
-        """Chunks of up to 8 MiB.
+    def stream(self, key: str, version_id: str | None = None, start: int = 0) -> Generator[bytes, None, None]:
+        """Chunks of up to 8 MiB from a byte offset to the end; nothing where the object ends before that.
+
+        The connection goes back when the iterator is closed, read to its end or not.
 
         Raises:
             ObjectVanished: when it is not there.
         """
         extra: dict[str, Any] = {"VersionId": version_id} if version_id and version_id != "null" else {}
+        if start:
+            extra["Range"] = f"bytes={start}-"
         try:
             body = self._s3.get_object(Bucket=self.name, Key=key, **extra)["Body"]
         except ClientError as error:
             if error_code(error) in {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed"}:
                 raise ObjectVanished(f"s3://{self.name}/{key}") from error
+            if error_code(error) in {"InvalidRange", "416"}:
+                return
             raise
-        while chunk := body.read(READ_BYTES):
-            yield chunk
+        with closing(body):
+            while chunk := body.read(READ_BYTES):
+                yield chunk
 
     def write(self, key: str, body: bytes, content_type: str = "application/json") -> None:
         self._s3.put_object(Bucket=self.name, Key=key, Body=body, ContentType=content_type)

@@ -1,12 +1,14 @@
 """CSV and TSV: RFC 4180 with quoted line breaks and exact physical line numbers."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from dropforge_core.dataset.faults import Fault, FileFault
+from dropforge_core.dataset.reading.shapes import Block, Report, blocks
+from dropforge_core.dataset.reading.source import READ_BYTES
 
 MAX_FIELD: Final = 1 << 20
 """Characters in one field; also bounds what an unclosed quote can swallow."""
@@ -30,51 +32,67 @@ _JSON_COLUMNS: Final = frozenset(
     {"messages", "conversations", "tools", "meta", "chosen", "rejected", "prompt"}
 )
 _OPTIONAL: Final = frozenset({"input", "system", "tools", "meta"})
-_ROWS_IN_BLOCK: Final = 256
-
-Report = Callable[[int | None, Fault], None]
 
 
-def delimited_rows(
-    chunks: Iterable[bytes], separator: str | None, report: Report
-) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Blocks of (first physical line of each row, row as a JSON object).
+class DelimitedReader:
+    """The rows of a CSV or TSV file, each as a JSON object.
+
+    Args:
+        chunks: the text.
+        separator: between fields; None takes the one that fits the header.
+        report: told of lines that are no rows.
 
     Raises:
         FileFault: FILE_EMPTY, CSV_HEADER, or CSV_BROKEN at an unclosed quote.
     """
-    # The limit is the process's; ours is the widest that any reader here asks for.
-    csv.field_size_limit(MAX_FIELD)
-    text = _Lines(chunks, report)
-    reader, names = _begin(text, separator)
-    lines: list[int] = []
-    rows: list[bytes] = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            report(line, Fault("CSV_BROKEN", "", f"what is no CSV ({error})"))
-            continue
-        if text.broken_since(line):
-            continue
-        if not values:
-            report(line, Fault("BLANK_LINE", "", "an empty line"))
-        elif len(values) != len(names):
-            report(
-                line,
-                Fault("CSV_FIELDS", "", f"{len(values)} fields", f"{len(names)} fields, as in the header"),
-            )
-        else:
-            lines.append(line)
-            rows.append(msgspec.json.encode(_row(names, values)))
-        if len(rows) == _ROWS_IN_BLOCK:
-            yield lines, rows
-            lines, rows = [], []
-    if rows:
-        yield lines, rows
+
+    def __init__(self, chunks: Iterable[bytes], separator: str | None, report: Report) -> None:
+        self._text = _Lines(chunks, report)
+        self._separator = separator
+        self._report = report
+
+    @property
+    def lines(self) -> int:
+        """Physical lines so far."""
+        return self._text.number
+
+    def __iter__(self) -> Iterator[Block]:
+        # The limit is the process's; ours is the widest that any reader here asks for.
+        csv.field_size_limit(MAX_FIELD)
+        text, report = self._text, self._report
+        reader, names = _begin(text, self._separator)
+        lines: list[int] = []
+        rows: list[bytes] = []
+        size = 0
+        while True:
+            line = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                report(line, Fault("CSV_BROKEN", "", f"what is no CSV ({error})"))
+                continue
+            if text.broken_since(line):
+                continue
+            if not values:
+                report(line, Fault("BLANK_LINE", "", "an empty line"))
+            elif len(values) != len(names):
+                report(
+                    line,
+                    Fault(
+                        "CSV_FIELDS", "", f"{len(values)} fields", f"{len(names)} fields, as in the header"
+                    ),
+                )
+            else:
+                lines.append(line)
+                rows.append(msgspec.json.encode(_row(names, values)))
+                size += len(rows[-1])
+            if size >= READ_BYTES:
+                yield from blocks(lines, rows, report)
+                lines, rows, size = [], [], 0
+        if rows:
+            yield from blocks(lines, rows, report)
 
 
 def _begin(text: "_Lines", separator: str | None) -> tuple[Any, list[str]]:
@@ -97,7 +115,7 @@ class _Lines:
         self._report = report
         self._rest: list[bytes] = []
         self._tail = b""
-        self._number = 0
+        self.number = 0
         self._broken = 0
 
     def __iter__(self) -> "_Lines":
@@ -114,15 +132,15 @@ class _Lines:
             *whole, self._tail = (self._tail + chunk).split(b"\n")
             self._rest = [line + b"\n" for line in reversed(whole)]
             if len(self._tail) > 4 * MAX_FIELD:
-                raise FileFault(Fault("LINE_TOO_LONG", "", "more than 4 MiB"), self._number + 1)
-        self._number += 1
+                raise FileFault(Fault("LINE_TOO_LONG", "", "more than 4 MiB"), self.number + 1)
+        self.number += 1
         line = self._rest.pop()
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            self._broken = self._number
+            self._broken = self.number
             self._report(
-                self._number,
+                self.number,
                 Fault(
                     "UTF8_INVALID",
                     "",

@@ -8,8 +8,8 @@ from dropforge_core.dataset.reading.source import SourceFile
 def in_memory(body, name="train.jsonl", chunk=1 << 20):
     """A file whose stream comes in pieces of `chunk` bytes."""
 
-    def pieces():
-        return iter([body[at : at + chunk] for at in range(0, len(body), chunk)])
+    def pieces(start):
+        return iter([body[at : at + chunk] for at in range(start, len(body), chunk)])
 
     return SourceFile(name=name, open=pieces, size=len(body))
 

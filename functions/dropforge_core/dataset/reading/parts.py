@@ -1,0 +1,153 @@
+"""How each file of a dataset is read, told from its beginning, and how the dataset is divided into parts."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from dropforge_core.dataset.faults import Fault, FileFault
+from dropforge_core.dataset.reading.compression import is_compressed, split_head, text_of
+from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES
+from dropforge_core.dataset.reading.source import Side, SourceFile, opened
+
+Reading = Literal["lines", "array", "csv", "tsv", "parquet"]
+
+BOM: Final = b"\xef\xbb\xbf"
+_WHITE: Final = b" \t\r\n"
+_HEAD_BYTES: Final = 4 * MAX_ROW_BYTES
+"""Most text from which it is told how a file is read; holds any first row."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A piece of a dataset that is read by itself. Can be written as JSON."""
+
+    index: int
+    """Place in the order of reading, from 0."""
+    file: int
+    """Index into the outlines of the files."""
+    start: int
+    end: int
+    """`[start, end)` in the file's units. A line belongs to the part in which its first byte lies."""
+
+
+class FileOutline(msgspec.Struct, frozen=True):
+    """What the beginning of a file tells of it. Can be written as JSON."""
+
+    name: str
+    size: int
+    """Bytes as stored."""
+    side: Side
+    reading: Reading | None
+    """None where the file has a fault."""
+    divisible: bool
+    """Whether parts of it can be read by themselves."""
+    units: int
+    """Into what it can be divided: row groups of Parquet, bytes of all others."""
+    fault: Fault | None = None
+    """What keeps the file from being read; it gives no part then."""
+    line: int | None = None
+    """Where the fault lies."""
+
+
+def outline_file(file: SourceFile) -> FileOutline:
+    """How to read a file. Reads its beginning only, of Parquet its end."""
+    try:
+        return _outline(file)
+    except FileFault as fault:
+        return FileOutline(
+            file.name,
+            file.size,
+            file.side,
+            None,
+            divisible=False,
+            units=0,
+            fault=fault.fault,
+            line=fault.line,
+        )
+
+
+def split(files: Sequence[FileOutline], part_bytes: int) -> tuple[Part, ...]:
+    """Parts of about `part_bytes` (stored) of each file that can be read, in the order of the files.
+
+    Raises:
+        ValueError: when `part_bytes` is less than 1.
+    """
+    if part_bytes < 1:
+        raise ValueError("a part has at least one byte")
+    parts: list[Part] = []
+    for index, file in enumerate(files):
+        if file.fault is not None:
+            continue
+        step = max(1, part_bytes * file.units // max(file.size, 1)) if file.divisible else file.units
+        for start in range(0, file.units, step):
+            parts.append(Part(len(parts), index, start, min(start + step, file.units)))
+    return tuple(parts)
+
+
+def _outline(file: SourceFile) -> FileOutline:
+    with opened(file) as stream:
+        magic, whole = split_head(stream, 4)
+        if file.kind not in ("jsonl", "json", "csv", "tsv"):
+            raise FileFault(
+                Fault("FILE_KIND", "", f"a file of kind '{file.kind}'" if file.kind else "no suffix")
+            )
+        text = text_of(file, whole)
+        begin, text = split_head(text, 3)
+        if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise FileFault(Fault("ENCODING_UTF16", "", "the byte order mark of UTF-16"), line=1)
+        reading = _reading(file.kind, text)
+        divisible = reading == "lines" and not is_compressed(magic)
+        return FileOutline(file.name, file.size, file.side, reading, divisible=divisible, units=file.size)
+
+
+def _reading(kind: str, text: Iterator[bytes]) -> Reading:
+    if kind == "csv":
+        return "csv"
+    if kind == "tsv":
+        return "tsv"
+    head = _head(text)
+    if head is None:
+        return "lines"
+    if not head:
+        raise FileFault(Fault("FILE_EMPTY", "", "no row"))
+    first, _, rest = head.partition(b"\n")
+    if first.startswith(b"["):
+        # A stray array on the first of many lines is a bad row, not a file of another kind.
+        return "lines" if kind == "jsonl" and rest.strip(_WHITE) and _is_json(first) else "array"
+    if kind == "json" and first.strip(_WHITE) == b"{":
+        raise FileFault(Fault("ARRAY_BROKEN", "", "one object over several lines"), line=1)
+    return "lines"
+
+
+def _head(text: Iterator[bytes]) -> bytes | None:
+    """The first line that is not blank and, where there is more than white space behind it, some of that.
+
+    At most `_HEAD_BYTES`, and the same however the stream is cut; None where so much is blank.
+    """
+    head = b""
+    blank = 0
+    try:
+        for number, chunk in enumerate(text):
+            more = chunk.removeprefix(BOM) if not number else chunk
+            if not head:
+                blank += len(more)
+                more = more.lstrip(_WHITE)
+                if blank - len(more) > _HEAD_BYTES:
+                    return None
+            head += more
+            line, found, rest = head.partition(b"\n")
+            if len(head) > _HEAD_BYTES or (found and (line[:1] != b"[" or rest.strip(_WHITE))):
+                break
+    except FileFault:
+        # The part that reads up to there tells of it, and of the rows before it.
+        if not head:
+            raise
+    return head[:_HEAD_BYTES]
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
