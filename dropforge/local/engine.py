@@ -119,7 +119,10 @@ class Services:
 
         callbacks = Callbacks()
         self.executions = Executions(
-            Integrations(client, callbacks, settings.stopped_job), callbacks, mount.publish
+            Integrations(client, callbacks, settings.stopped_job),
+            callbacks,
+            mount.publish,
+            mount_states.keep_map_run,
         )
 
         def emit(detail_type: str, arn: str, detail: Mapping[str, Any]) -> None:

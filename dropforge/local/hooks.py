@@ -50,6 +50,7 @@ TABLES: Final = (
     "app:SERVICE_HANDLERS",
     "core.router:SERVICE_PATTERNS",
     "services.stepfunctions:_executions",
+    "services.stepfunctions:_map_runs",
     "services.stepfunctions:_state_machines",
 )
 """Mappings that are read or added to."""

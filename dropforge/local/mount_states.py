@@ -5,18 +5,77 @@
 import contextvars
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ministack.services import stepfunctions
 
+from dropforge.local.asl.history import compact, iso
+from dropforge.local.asl.position import Child, MapRun
 from dropforge.local.states import ApiRefusal, Executions
 
 Reply = tuple[int, dict[str, str], bytes]
 Call = Callable[[dict[str, Any]], Reply]
 
 _JSON: Final = "application/x-amz-json-1.0"
-_REFUSED: Final = frozenset({"StartSyncExecution", "TestState", "CreateActivity", "GetActivityTask"})
+_REFUSED: Final = frozenset(
+    {"StartSyncExecution", "TestState", "CreateActivity", "GetActivityTask", "UpdateMapRun"}
+)
+
+
+def keep_map_run(run: MapRun, child: Child | None) -> None:
+    """Put a Map Run, or one of its children, where ListMapRuns, ListExecutions and the like look for it."""
+    if child is not None:
+        ended = child.outcome
+        stepfunctions._executions[child.arn] = {
+            "executionArn": child.arn,
+            "stateMachineArn": run.machine_arn,
+            "mapRunArn": run.arn,
+            "name": child.name,
+            "status": ended.status if ended else "RUNNING",
+            "startDate": _moment(child.started_at),
+            "stopDate": _moment(child.stopped_at),
+            "input": compact(child.input),
+            "inputDetails": {"included": True},
+            "output": compact(ended.output) if ended and ended.status == "SUCCEEDED" else None,
+            "outputDetails": {"included": True},
+            "error": ended.error if ended else None,
+            "cause": ended.cause if ended else None,
+            "events": child.events,
+        }
+    counts = _counts(run)
+    stepfunctions._map_runs[run.arn] = {
+        "mapRunArn": run.arn,
+        "executionArn": run.execution_arn,
+        "status": run.status,
+        "startDate": _moment(run.started_at),
+        **({} if run.stopped_at is None else {"stopDate": _moment(run.stopped_at)}),
+        "maxConcurrency": run.max_concurrency,
+        "toleratedFailurePercentage": run.tolerated_percentage,
+        "toleratedFailureCount": run.tolerated_count,
+        "itemCounts": counts,
+        "executionCounts": counts,
+        "redriveCount": run.redrives,
+        "_stateMachineArn": run.machine_arn,
+    }
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else iso(seconds)
+
+
+def _counts(run: MapRun) -> dict[str, int]:
+    """How many children are where. A child is one item: nothing is batched here."""
+    counted = Counter(
+        child.outcome.status if child.outcome else "PENDING" if child.started_at is None else "RUNNING"
+        for child in run.children
+    )
+    names = {"pending": "PENDING", "running": "RUNNING", "succeeded": "SUCCEEDED", "failed": "FAILED"}
+    names |= {"timedOut": "TIMED_OUT", "aborted": "ABORTED"}
+    return {"total": len(run.children), "resultsWritten": 0} | {
+        name: counted[status] for name, status in names.items()
+    }
 
 
 class StatesDoor:
@@ -70,6 +129,9 @@ class StatesDoor:
         record = stepfunctions._executions.get(data.get("executionArn"))
         if record is None:
             return self._stop(data)
+        if "mapRunArn" in record:
+            message = "locally a child of a Map Run is stopped by stopping its parent"
+            return _refusal(ApiRefusal("UnsupportedOperationException", message))
         answer: Reply = self._executions.abort(record, lambda: self._stop(data))
         return answer
 

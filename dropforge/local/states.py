@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import re
 import threading
@@ -14,7 +15,8 @@ from typing import Any, Final
 from dropforge.local.asl.definition import Definition, DefinitionRefused
 from dropforge.local.asl.failure import RUNTIME
 from dropforge.local.asl.history import History, compact, iso
-from dropforge.local.asl.interpreter import PAYLOAD_MAX, Interpreter, Outcome, Position
+from dropforge.local.asl.interpreter import PAYLOAD_MAX, Interpreter, World
+from dropforge.local.asl.position import Child, MapRun, Outcome, Position
 from dropforge.local.asl.task import Tasks
 from dropforge.local.asl.waiting import LiveControl
 from dropforge.local.callbacks import Callbacks, TaskDoesNotExist, TaskTimedOut
@@ -26,6 +28,9 @@ _NAME: Final = re.compile(r"[^\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f]{1,
 _REDRIVABLE: Final = frozenset({"FAILED", "ABORTED", "TIMED_OUT"})
 _EVENT_PAYLOAD_MAX: Final = 248 * 1024
 """Bytes of input or output beyond which a status event leaves it out."""
+
+_CHILDREN_AT_ONCE: Final = max(2, os.cpu_count() or 2)
+"""Children of a Map that run at once, whatever its MaxConcurrency allows: each may be a process of its own."""
 
 Record = MutableMapping[str, Any]
 """An execution as the host keeps it, so that its own List and Get calls find it."""
@@ -60,6 +65,7 @@ class Executions:
         tasks: does the work of Task states.
         callbacks: where answers to task tokens arrive.
         publish: puts one event on the default bus: source, detail-type, resource ARN, detail.
+        keep: keeps what is told of a Map Run, or of one of its children, where the host's calls find it.
     """
 
     def __init__(
@@ -67,8 +73,9 @@ class Executions:
         tasks: Tasks,
         callbacks: Callbacks,
         publish: Callable[[str, str, str, Mapping[str, Any]], None],
+        keep: Callable[[MapRun, Child | None], None],
     ) -> None:
-        self._tasks, self._callbacks, self._publish = tasks, callbacks, publish
+        self._tasks, self._callbacks, self._publish, self._keep = tasks, callbacks, publish, keep
         self._runs: dict[str, _Run] = {}
 
     # --- checks at the door -------------------------------------------------------------------------
@@ -142,7 +149,8 @@ class Executions:
             "StateMachine": {"Id": record["stateMachineArn"], "Name": run.machine_name},
         }
         history = History(record["events"], time.time)
-        interpreter = Interpreter(run.definition, context, self._tasks, run.control, history, random.uniform)
+        world = World(self._tasks, run.control, random.uniform, at_once=_CHILDREN_AT_ONCE, tell=self._keep)
+        interpreter = Interpreter(run.definition, context, world, history)
         try:
             outcome = interpreter.run(run.position)
         except Exception as error:  # noqa: BLE001  # an execution ends by name, whatever fails here

@@ -13,7 +13,8 @@ from dropforge.local.asl.definition import Definition, DefinitionRefused
 from dropforge.local.asl.expression import Evaluator
 from dropforge.local.asl.failure import Aborted, Failure, MachineTimedOut, matches
 from dropforge.local.asl.history import History
-from dropforge.local.asl.interpreter import PAYLOAD_MAX, Interpreter, Outcome, Position
+from dropforge.local.asl.interpreter import PAYLOAD_MAX, Interpreter, World
+from dropforge.local.asl.position import Outcome, Position
 from dropforge.local.asl.retry import Retries
 from dropforge.local.asl.task import Resource, TaskCall
 
@@ -68,7 +69,8 @@ def walk(
     definition, time, events = Definition.parse(text), clock or Clock(), list[dict[str, Any]]()
     position = Position(definition.start_at, given_input or {})
     history = History(events, time.now)
-    interpreter = Interpreter(definition, CONTEXT, tasks or Answers(), time, history, lambda _low, high: high)
+    world = World(tasks or Answers(), time, lambda _low, high: high)
+    interpreter = Interpreter(definition, CONTEXT, world, history)
     return interpreter.run(position), position, events, time
 
 

@@ -38,7 +38,9 @@ def call_of(resource: str, **arguments: Any) -> TaskCall:
     parsed = Resource.parse(f"arn:aws:states:::{resource}")
     assert parsed is not None
     control = LiveControl(None)
-    return TaskCall(parsed, arguments, None, "arn:e", "arn:m", None, None, control, History([], control.now))
+    return TaskCall(
+        "Call", parsed, arguments, None, "arn:e", "arn:m", None, None, control, History([], control.now)
+    )
 
 
 @pytest.mark.parametrize(("stopped_job", "fails"), [("fails", True), ("succeeds", False)])

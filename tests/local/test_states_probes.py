@@ -253,7 +253,7 @@ def test_a_broken_definition_is_refused_with_every_fault(sample: Sample) -> None
     """CreateStateMachine names each state that can't run, instead of failing on it later."""
     states: dict[str, Any] = {
         "A": {"Type": "Pass", "Next": "Nowhere"},
-        "B": {"Type": "Map", "End": True},
+        "B": {"Type": "Parallel", "End": True},
         "C": {"Type": "Task", "Resource": "arn:aws:states:::sns:publish", "InputPath": "$", "End": True},
         "D": {"Type": "Pass", "Output": "{% 1 + %}", "End": True},
     }
@@ -261,7 +261,13 @@ def test_a_broken_definition_is_refused_with_every_fault(sample: Sample) -> None
         sample.machine(states)
     assert refused(error) == "InvalidDefinition"
     message = str(error.value)
-    for found in ("A: MISSING_TRANSITION_TARGET", "B: Type Map", "sns:publish", "C: InputPath", "D: '1 +'"):
+    for found in (
+        "A: MISSING_TRANSITION_TARGET",
+        "B: Type Parallel",
+        "sns:publish",
+        "C: InputPath",
+        "D: '1 +'",
+    ):
         assert found in message
 
 
@@ -270,6 +276,68 @@ def test_what_cannot_be_faithful_is_refused(sample: Sample) -> None:
     with pytest.raises(ClientError) as error:
         sample.client("stepfunctions").create_activity(name="no")
     assert refused(error) == "UnsupportedOperationException"
+
+
+def distributed(state: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A Distributed Map that runs one state for each item of the input."""
+    config = {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}
+    processor = {"ProcessorConfig": config, "StartAt": "Do", "States": {"Do": state}}
+    return {"Type": "Map", "ItemProcessor": processor, "Label": "parts", "End": True, **fields}
+
+
+def test_a_map_run_and_its_children_can_be_looked_at(sample: Sample) -> None:
+    """ListMapRuns, DescribeMapRun, ListExecutions and a child's own description and history tell of a Map."""
+    do = sample.probe({"do": "echo", "n": "{% $states.input %}"}, Output="{% $states.input %}")
+    execution = sample.start(sample.machine({"Each": distributed(do, MaxConcurrency=2)}), [1, 2, 3])
+    assert sample.ended(execution)["output"] == [1, 2, 3]
+    states = sample.client("stepfunctions")
+    (listed,) = states.list_map_runs(executionArn=execution)["mapRuns"]
+    run = states.describe_map_run(mapRunArn=listed["mapRunArn"])
+    assert (run["status"], run["maxConcurrency"]) == ("SUCCEEDED", 2)
+    assert (run["itemCounts"]["succeeded"], run["itemCounts"]["total"]) == (3, 3)
+    children = states.list_executions(mapRunArn=run["mapRunArn"])["executions"]
+    assert [child["status"] for child in children] == ["SUCCEEDED"] * 3
+    assert all("/parts:" in child["executionArn"] for child in children)
+    machine = execution.replace(":execution:", ":stateMachine:").rpartition(":")[0]
+    assert len(states.list_executions(stateMachineArn=machine)["executions"]) == 1
+    child = states.describe_execution(executionArn=children[0]["executionArn"])
+    assert child["stateMachineArn"] == f"{machine}/parts"
+    assert json.loads(child["input"]) in {1, 2, 3}
+    events = states.get_execution_history(executionArn=child["executionArn"])["events"]
+    assert [event["type"] for event in events][-2:] == ["TaskStateExited", "ExecutionSucceeded"]
+
+
+def test_a_stopped_map_stops_its_childrens_jobs(sample: Sample, job_name: str) -> None:
+    """StopExecution of the parent ends the children, and the jobs that they wait for."""
+    do = sample.training("{% '" + job_name + "-' & $string($states.input) %}", "sleep")
+    execution = sample.start(sample.machine({"Each": distributed(do)}), [1, 2])
+    eventually(lambda: all(sample.trains(f"{job_name}-{n}") for n in (1, 2)))
+    states = sample.client("stepfunctions")
+    (run,) = states.list_map_runs(executionArn=execution)["mapRuns"]
+    child = states.list_executions(mapRunArn=run["mapRunArn"])["executions"][0]["executionArn"]
+    with pytest.raises(ClientError) as alone:
+        states.stop_execution(executionArn=child)
+    assert refused(alone) == "UnsupportedOperationException"
+    states.stop_execution(executionArn=execution)
+    eventually(lambda: all(sample.job_status(f"{job_name}-{n}") == "Stopped" for n in (1, 2)))
+    eventually(lambda: states.describe_execution(executionArn=child)["status"] == "ABORTED")
+    eventually(lambda: states.describe_map_run(mapRunArn=run["mapRunArn"])["status"] == "ABORTED")
+    last = states.get_execution_history(executionArn=execution, reverseOrder=True)["events"][0]
+    assert last["type"] == "ExecutionAborted"
+
+
+def test_a_failed_map_run_is_redriven_with_its_parent(sample: Sample) -> None:
+    """A redrive of the parent runs the children that failed, and those only."""
+    payload = {"do": "flaky", "id": uuid.uuid4().hex, "failures": 1}
+    do = sample.probe(payload, Output="{% $states.result.Payload.attempts %}")
+    execution = sample.start(sample.machine({"Each": distributed(do, MaxConcurrency=1)}), [1, 2])
+    end = sample.ended(execution)
+    assert (end["status"], end["error"]) == ("FAILED", "States.ExceedToleratedFailureThreshold")
+    states = sample.client("stepfunctions")
+    states.redrive_execution(executionArn=execution)
+    assert sample.ended(execution)["output"] == [2, 3]
+    (run,) = states.list_map_runs(executionArn=execution)["mapRuns"]
+    assert states.describe_map_run(mapRunArn=run["mapRunArn"])["redriveCount"] == 1
 
 
 def test_history_tells_the_way(sample: Sample) -> None:

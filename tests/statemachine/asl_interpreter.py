@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from asl_machine import EXECUTION_ARN
+from asl_machine import EXECUTION_ARN, everywhere
 
 from dropforge.local.asl.definition import Definition
 from dropforge.local.asl.failure import Failure
 from dropforge.local.asl.history import History
-from dropforge.local.asl.interpreter import Interpreter, Position
+from dropforge.local.asl.interpreter import Interpreter, World
+from dropforge.local.asl.position import Child, MapRun, Position
 from dropforge.local.asl.task import TaskCall
 
 MACHINE_ARN: Final = "arn:aws:states:eu-west-1:123456789012:stateMachine:dropforge-fine-tune"
@@ -52,6 +53,8 @@ class Story:
 
     status: str = ""
     path: list[str] = field(default_factory=list)
+    path_in_children: list[str] = field(default_factory=list)
+    """States of the children of Distributed Maps, child by child."""
     calls: list[Call] = field(default_factory=list)
     caught: list[tuple[str, int]] = field(default_factory=list)
     """State and index of the catcher."""
@@ -92,11 +95,10 @@ class Script:
 
     answers: Mapping[str, list[Answer]]
     story: Story
-    events: list[dict[str, Any]]
     _used: Counter[str] = field(default_factory=Counter)
 
     def run(self, call: TaskCall) -> Any:
-        state = _entered(self.events)[-1]
+        state = call.state
         resource = f"{call.resource.kind}:{call.resource}"
         limit = None if call.until is None else call.until - call.control.monotonic()
         self.story.calls.append(Call(state, resource, copy.deepcopy(call.arguments), limit))
@@ -118,35 +120,50 @@ def run(
     story, clock = Story(), Clock()
     events: list[dict[str, Any]] = []
     definition = Definition.parse(json.dumps(_marked(machine)))
-    interpreter = Interpreter(
-        definition,
-        {
-            "Execution": {
-                "Id": EXECUTION_ARN,
-                "Name": EXECUTION_ARN.rsplit(":", 1)[-1],
-                "Input": dict(execution_input),
-                "RoleArn": "arn:aws:iam::123456789012:role/dropforge-FineTuneRole",
-                "StartTime": "2026-11-21T05:00:00.000Z",
-                "RedriveCount": redrive_count,
-            },
-            "StateMachine": {"Id": MACHINE_ARN, "Name": "dropforge-fine-tune"},
-        },
-        Script(answers, story, events),
+    runs: list[MapRun] = []
+
+    def tell(run: MapRun, child: Child | None) -> None:
+        if child is None and run.status != "RUNNING":
+            runs.append(run)
+
+    world = World(
+        Script(answers, story),
         clock,
-        History(events, clock.now),
         lambda _low, high: high,
         lambda: "token-of-the-task",
+        _at_once,
+        tell=tell,
     )
+    context = {
+        "Execution": {
+            "Id": EXECUTION_ARN,
+            "Name": EXECUTION_ARN.rsplit(":", 1)[-1],
+            "Input": dict(execution_input),
+            "RoleArn": "arn:aws:iam::123456789012:role/dropforge-FineTuneRole",
+            "StartTime": "2026-11-21T05:00:00.000Z",
+            "RedriveCount": redrive_count,
+        },
+        "StateMachine": {"Id": MACHINE_ARN, "Name": "dropforge-fine-tune"},
+    }
+    interpreter = Interpreter(definition, context, world, History(events, clock.now))
     outcome = interpreter.run(Position(definition.start_at, dict(execution_input)))
     story.status, story.output = outcome.status, outcome.output
     story.error, story.cause = outcome.error, outcome.cause
     story.path = _entered(events)
     story.waited_s = clock.monotonic()
-    for event in events:
+    children = [child for run in runs for child in run.children]
+    story.path_in_children = [name for child in children for name in _entered(child.events)]
+    for event in [*events, *(event for child in children for event in child.events)]:
         left = event.get("stateExitedEventDetails", {})
         if _MARK in left.get("assignedVariables", {}):
             story.caught.append((left["name"], int(left["assignedVariables"][_MARK])))
     return story
+
+
+def _at_once(work: Callable[[], None]) -> Callable[[], None]:
+    """Children of a Map one after the other: the same story each time."""
+    work()
+    return lambda: None
 
 
 def _entered(events: list[dict[str, Any]]) -> list[str]:
@@ -157,7 +174,7 @@ def _entered(events: list[dict[str, Any]]) -> list[str]:
 
 def _marked(machine: Mapping[str, Any]) -> dict[str, Any]:
     marked: dict[str, Any] = copy.deepcopy(dict(machine))
-    for state in marked["States"].values():
+    for state in everywhere(marked).values():
         for index, catcher in enumerate(state.get("Catch", [])):
             catcher["Assign"] = {**catcher.get("Assign", {}), _MARK: index}
     return marked

@@ -55,9 +55,18 @@ def deployed() -> dict[str, Any]:
     return machine
 
 
-def states() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = source()["States"]
+def everywhere(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every state, those that Maps run for their items too. Names are unique in the whole machine."""
+    found: dict[str, dict[str, Any]] = dict(workflow["States"])
+    for state in workflow["States"].values():
+        if "ItemProcessor" in state:
+            found |= everywhere(state["ItemProcessor"])
     return found
+
+
+def states() -> dict[str, dict[str, Any]]:
+    """See `everywhere`."""
+    return everywhere(source())
 
 
 def successors(state: Mapping[str, Any]) -> Iterator[str]:

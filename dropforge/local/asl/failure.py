@@ -14,6 +14,7 @@ QUERY_EVALUATION_ERROR: Final = "States.QueryEvaluationError"
 DATA_LIMIT_EXCEEDED: Final = "States.DataLimitExceeded"
 RUNTIME: Final = "States.Runtime"
 NO_CHOICE_MATCHED: Final = "States.NoChoiceMatched"
+TOO_MANY_FAILED: Final = "States.ExceedToleratedFailureThreshold"
 
 _NOT_IN_ALL: Final = frozenset({DATA_LIMIT_EXCEEDED, RUNTIME})
 _NOT_IN_TASK_FAILED: Final = frozenset({TIMEOUT, HEARTBEAT_TIMEOUT, *_NOT_IN_ALL})

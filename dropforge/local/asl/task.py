@@ -52,6 +52,8 @@ class Resource:
 class TaskCall:
     """One attempt of one Task state."""
 
+    state: str
+    """Its name."""
     resource: Resource
     arguments: Any
     token: str | None

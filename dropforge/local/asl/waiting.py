@@ -66,3 +66,37 @@ class LiveControl:
                     return False
                 ends = [end - now for end in (until, self._end) if end is not None]
                 self._changed.wait(min(ends, default=None))
+
+
+class Brake:
+    """The control of a Map state's children: the execution's own, and a lever that ends them alone.
+
+    When the execution's time is over its children are aborted, not timed out: the limit was not theirs.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._pulled = False
+
+    def now(self) -> float:
+        return self._control.now()
+
+    def monotonic(self) -> float:
+        return self._control.monotonic()
+
+    def notify(self) -> None:
+        self._control.notify()
+
+    def pull(self) -> None:
+        """End whoever waits here, now or later."""
+        self._pulled = True
+        self._control.notify()
+
+    def wait_for(self, come: Callable[[], bool], until: float | None) -> bool:
+        try:
+            came = self._control.wait_for(lambda: self._pulled or come(), until)
+        except MachineTimedOut:
+            raise Aborted from None
+        if self._pulled:
+            raise Aborted
+        return came
