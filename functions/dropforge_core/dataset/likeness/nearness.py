@@ -1,0 +1,315 @@
+"""Which prompts resemble one another, among all rows of a dataset.
+
+Candidates are rows that agree in a band of their signatures (`sketch.BANDS`); whether they are alike is
+told from their sketches. A bucket of many rows is not compared each with each: its rows are ordered
+by the bins that follow, so that the likest stand side by side, and each is compared with its neighbour
+and with the first. Of rows with the same words only one of each side is compared at all. So time grows with
+the number of rows, also when millions share a bucket.
+
+What is found depends on the rows' content and, between equals, on their order; never on how the
+dataset was split into files or parts.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropforge_core.dataset.likeness.columns import EVAL, TRAIN, Columns, Rows
+from dropforge_core.dataset.likeness.groups import Groups
+from dropforge_core.dataset.likeness.recurring import ROWS_A_PASS, recurring
+from dropforge_core.dataset.likeness.sketch import BANDS, BORROWED, LEAST, PAD
+
+ALIKE: Final = 0.6
+"""From this similarity on two rows must be on one side of a cut."""
+
+NEAR: Final = 0.8
+"""From this similarity on a row is reported as near-duplicate."""
+
+NOTHING: Final = np.uint32(0xFFFF_FFFF)
+
+_PIECE: Final = 1 << 16
+"""Rows whose sketches are held at once."""
+_BY_CHANCE: Final = 1 / 128
+"""Share of bins that agree in two rows with nothing in common: 7 bits are stored of each."""
+_LOW: Final = np.uint64(0xFFFF_FFFF)
+_HALF: Final = np.uint64(32)
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows, ascending by row, at most one for each; all arrays of one length."""
+
+    row: Rows
+    other: Rows
+    similarity: NDArray[np.float32]
+    """Estimated Jaccard similarity, from `NEAR` to 1."""
+
+
+class Nearness(NamedTuple):
+    group: Rows
+    """For every row the smallest of its group: what is at least `ALIKE`, directly or by a chain."""
+    near: Pairs
+    """Rows that are near an earlier row (`other`) of their side; the likest of those compared, then the first."""
+    leaks: Pairs
+    """Evaluation rows that are near a training row (`other`)."""
+
+
+def near_pairs(columns: Columns, rows_a_pass: int = ROWS_A_PASS) -> Nearness:
+    """Compare all rows (columns `folded`, `signature`, `least`).
+
+    Needs about 30 bytes a row beside the columns, the answer among them.
+    """
+    return _Comparison(columns).run(rows_a_pass)
+
+
+def similarity(
+    signatures: NDArray[np.uint8],
+    others: NDArray[np.uint8],
+    least: NDArray[np.uint32],
+    others_least: NDArray[np.uint32],
+) -> NDArray[np.float32]:
+    """Jaccard similarity of rows [n, ...] of one sketch with those of another.
+
+    Exact where both have at most 15 features; else the share of agreeing bins among those that at least one of
+    both has filled itself (Li, Owen & Zhang 2012), less what agrees by chance. Two rows without any feature are equal.
+    """
+    filled = (signatures < BORROWED) | (others < BORROWED)
+    agreeing = ((signatures == others) & (signatures < BORROWED)).sum(axis=1, dtype=np.float32)
+    total = filled.sum(axis=1, dtype=np.float32)
+    share = np.divide(agreeing, total, out=np.ones_like(total), where=total > 0)
+    out: NDArray[np.float32] = np.maximum(
+        (share - np.float32(_BY_CHANCE)) / np.float32(1 - _BY_CHANCE), np.float32(0)
+    )
+    exact = np.flatnonzero((least[:, -1] == PAD) & (others_least[:, -1] == PAD))
+    out[exact] = _exact(least[exact], others_least[exact])
+    return out
+
+
+def _exact(ones: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float32]:
+    common = np.zeros(ones.shape, np.bool_)
+    for place in range(LEAST):
+        common |= ones == others[:, place : place + 1]
+    own = ones != PAD
+    both = (common & own).sum(axis=1, dtype=np.float32)
+    either = own.sum(axis=1, dtype=np.float32) + (others != PAD).sum(axis=1, dtype=np.float32) - both
+    out: NDArray[np.float32] = np.divide(both, either, out=np.ones_like(either), where=either > 0)
+    return out
+
+
+class _Best:
+    """For each of some rows the likest other one so far, and among equals the first; 5 bytes a row."""
+
+    def __init__(self, size: int) -> None:
+        self.other = np.full(size, NOTHING)
+        self._likeness = np.zeros(size, np.uint8)
+
+    def offer(self, places: NDArray[Any], others: NDArray[Any], likeness: NDArray[np.float32]) -> None:
+        scaled = np.round(likeness * np.float32(255)).astype(np.uint8)
+        order = np.lexsort((others, 255 - scaled, places))
+        places, others, scaled = places[order], others[order].astype(np.uint32), scaled[order]
+        leads = np.append(True, places[1:] != places[:-1])[: len(places)]
+        places, others, scaled = places[leads], others[leads], scaled[leads]
+        known = self._likeness[places]
+        better = (scaled > known) | ((scaled == known) & (others < self.other[places]))
+        self.other[places[better]] = others[better]
+        self._likeness[places[better]] = scaled[better]
+
+    def copy(self, source: NDArray[Any], target: NDArray[Any]) -> None:
+        self.other[target] = self.other[source]
+        self._likeness[target] = self._likeness[source]
+
+    def pairs(self, rows: Rows | None = None) -> Pairs:
+        """What was found; `rows` are those that the places stand for."""
+        found = np.flatnonzero(self.other != NOTHING).astype(np.uint32)
+        named = found if rows is None else rows[found]
+        return Pairs(named, self.other[found], self._likeness[found].astype(np.float32) / np.float32(255))
+
+
+class _Comparison:
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._sides = columns.sides
+        self._alike = Groups(columns.rows)
+        self._near = Groups(columns.rows)
+        self._earlier = _Best(columns.rows)
+        self._asked = np.flatnonzero(self._sides == EVAL).astype(np.uint32)
+        """Evaluation rows, where there are training rows, too."""
+        if len(self._asked) == columns.rows:
+            self._asked = self._asked[:0]
+        self._trained = _Best(len(self._asked))
+        self._compared = np.ones(columns.rows, np.bool_)
+        """Less those with the words of an earlier row of their side."""
+
+    def run(self, rows_a_pass: int) -> Nearness:
+        self._collapse(rows_a_pass)
+        keys = np.empty(int(self._compared.sum()), np.uint64)
+        for band in range(BANDS):
+            filled = 0
+            for start, signatures in self._columns.chunks("signature"):
+                rows = np.flatnonzero(self._compared[start : start + len(signatures)])
+                keys[filled : filled + len(rows)] = _keys(signatures[rows], band, start + rows)
+                filled += len(rows)
+            self._compare(keys, band)
+        del keys
+        self._complete()
+        near = self._earlier.pairs()
+        return Nearness(self._alike.all_roots(), near, self._trained.pairs(self._asked))
+
+    def _collapse(self, rows_a_pass: int) -> None:
+        """Rows with the same words: joined at once, one of each side left to compare."""
+        for known in recurring(self._columns, "folded", rows_a_pass):
+            firsts = np.full(2 * len(known), NOTHING)
+            for start, folded in self._columns.chunks("folded"):
+                at, group = known.find(folded)
+                rows = (start + at).astype(np.uint32)
+                slots = 2 * group + self._sides[rows]
+                np.minimum.at(firsts, slots, rows)
+                again = firsts[slots] != rows
+                rows, first = rows[again], firsts[slots[again]]
+                self._compared[rows] = False
+                self._alike.join(rows, first)
+                self._near.join(rows, first)
+                self._earlier.offer(rows, first, np.ones(len(rows), np.float32))
+            ones = firsts.reshape(-1, 2)
+            ones = ones[(ones != NOTHING).all(axis=1)]
+            if len(ones):
+                self._alike.join(ones[:, TRAIN], ones[:, EVAL])
+                self._leak(ones[:, EVAL], ones[:, TRAIN], np.ones(len(ones), np.float32))
+
+    def _leak(self, asked: Rows, trained: Rows, likeness: NDArray[np.float32]) -> None:
+        self._trained.offer(np.searchsorted(self._asked, asked), trained, likeness)
+
+    def _compare(self, keys: NDArray[np.uint64], band: int, depth: int = 0) -> None:
+        """Compare the rows of each bucket; `keys` are sorted and overwritten."""
+        keys.sort()
+        count = _gather_mates(keys)
+        done = 0
+        while done < count:
+            end = min(done + _PIECE, count)
+            if end < count and keys[end] >> _HALF == keys[end - 1] >> _HALF:
+                bucket = keys[end] >> _HALF
+                end = int(np.searchsorted(keys[:count], bucket << _HALF))
+                if end == done:
+                    end = int(np.searchsorted(keys[:count], (bucket << _HALF) | _LOW, side="right"))
+                    self._compare_many(keys[done:end], band, depth + 1)
+                    done = end
+                    continue
+            self._compare_piece(keys[done:end], band + depth)
+            done = end
+
+    def _compare_many(self, keys: NDArray[np.uint64], band: int, depth: int) -> None:
+        """A bucket that is too large to be looked at whole falls apart by the bands that follow."""
+        for start in range(0, len(keys), _PIECE):
+            part = keys[start : start + _PIECE]
+            if depth < BANDS:
+                rows = part & _LOW
+                part[:] = _keys(self._columns.take("signature", rows), (band + depth) % BANDS, rows)
+            else:
+                # Equal in all bands: any of them stands for the others.
+                leader = keys[:1].copy()
+                self._compare_piece(np.append(leader, part) if start else part, band)
+        if depth < BANDS:
+            self._compare(keys, band, depth)
+
+    def _compare_piece(self, keys: NDArray[np.uint64], band: int) -> None:
+        """Compare the rows of some whole buckets with one another."""
+        rows = (keys & _LOW).astype(np.uint32)
+        order = np.argsort(rows)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        signatures = self._columns.take("signature", rows[order])[back]
+        least = self._columns.take("least", rows[order])[back]
+        buckets = keys >> _HALF
+        number = np.cumsum(np.append(False, buckets[1:] != buckets[:-1]))
+        following = signatures.view("<u4")[:, (band + 1) % BANDS]
+        content = self._columns.take("folded", rows[order])[back]
+        order = np.lexsort((self._sides[rows], content, following, number))
+        rows, number = rows[order], number[order]
+        one, other = _candidates(number, self._sides[rows], mixed=len(self._asked) > 0)
+        fresh = self._near.roots(rows[one]) != self._near.roots(rows[other])
+        one, other = one[fresh], other[fresh]
+        for start in range(0, len(one), _PIECE):
+            a, b = one[start : start + _PIECE], other[start : start + _PIECE]
+            i, j = order[a], order[b]
+            self._found(rows[a], rows[b], similarity(signatures[i], signatures[j], least[i], least[j]))
+
+    def _found(self, ones: Rows, others: Rows, likeness: NDArray[np.float32]) -> None:
+        alike = likeness >= ALIKE
+        self._alike.join(ones[alike], others[alike])
+        near = likeness >= NEAR
+        ones, others, likeness = ones[near], others[near], likeness[near]
+        crossing = self._sides[ones] != self._sides[others]
+        if crossing.any():
+            one, other = ones[crossing], others[crossing]
+            asks = self._sides[one] == EVAL
+            self._leak(np.where(asks, one, other), np.where(asks, other, one), likeness[crossing])
+            ones, others, likeness = ones[~crossing], others[~crossing], likeness[~crossing]
+        self._near.join(ones, others)
+        self._earlier.offer(np.maximum(ones, others), np.minimum(ones, others), likeness)
+
+    def _complete(self) -> None:
+        """Rows that were only compared with later ones, and rows that were not compared at all."""
+        for start in range(0, self._columns.rows, _PIECE):
+            rows = np.arange(start, min(start + _PIECE, self._columns.rows), dtype=np.uint32)
+            first = self._near.roots(rows)
+            left = (first != rows) & (self._earlier.other[rows] == NOTHING)
+            rows, first = rows[left], first[left]
+            named, back = np.unique(first, return_inverse=True)
+            likeness = similarity(
+                self._columns.take("signature", rows),
+                self._columns.take("signature", named)[back],
+                self._columns.take("least", rows),
+                self._columns.take("least", named)[back],
+            )
+            near = likeness >= NEAR
+            self._earlier.offer(rows[near], first[near], likeness[near])
+        copies = np.flatnonzero(~self._compared[self._asked])
+        stand_in = np.searchsorted(self._asked, self._earlier.other[self._asked[copies]])
+        self._trained.copy(stand_in, copies)
+
+
+def _keys(signatures: NDArray[np.uint8], band: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
+    bands = np.ascontiguousarray(signatures).view("<u4")
+    keys: NDArray[np.uint64] = bands[:, band].astype(np.uint64) << _HALF | rows.astype(np.uint64)
+    return keys
+
+
+def _gather_mates(keys: NDArray[np.uint64]) -> int:
+    """Move those that share their bucket to the front, in their order, and count them."""
+    upper = keys.view("<u4")[1::2]
+    same = upper[1:] == upper[:-1]
+    mates = np.append(same, False)
+    mates[1:] |= same
+    filled = 0
+    for start in range(0, len(keys), 1 << 18):
+        part = keys[start : start + (1 << 18)][mates[start : start + (1 << 18)]]
+        keys[filled : filled + len(part)] = part
+        filled += len(part)
+    return filled
+
+
+def _candidates(
+    number: NDArray[np.int64], sides: NDArray[np.uint8], *, mixed: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of places in a sequence of buckets: neighbours, and each with the first of its bucket.
+
+    Where both sides are there, also the nearest of the same side, and for evaluation the nearest of training.
+    """
+    place = np.arange(len(number))
+    begins = np.append(True, number[1:] != number[:-1])
+    first = np.maximum.accumulate(np.where(begins, place, 0))
+    found = [(place, place - 1), (place, first)]
+    if mixed:
+        for side in (TRAIN, EVAL):
+            before = np.maximum.accumulate(np.where(sides == side, place, -1))
+            found.append((place[1:], before[:-1]))
+            after = np.minimum.accumulate(np.where(sides == side, place, len(place))[::-1])[::-1]
+            found.append((place[:-1], after[1:]))
+    one = np.concatenate([pair[0] for pair in found])
+    other = np.concatenate([pair[1] for pair in found])
+    inside = (other >= 0) & (other < len(place)) & (one != other)
+    one, other = one[inside], other[inside]
+    inside = number[one] == number[other]
+    one, other = one[inside], other[inside]
+    codes = np.unique(np.maximum(one, other) * len(place) + np.minimum(one, other))
+    return codes // max(len(place), 1), codes % max(len(place), 1)
