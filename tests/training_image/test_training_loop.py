@@ -1,43 +1,23 @@
 """Training for real, on the tiny base."""
 
-import itertools
 import json
 import re
-import signal
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from real_training import DROPOUT, HOLDOUT, ROWS, adapter_bytes, train
 from safetensors.torch import load_file, save_file
 from tiny_jobs import SHORT, chat_rows, make_job, seal
 
 from dropforge_core.contracts import TrainingConfig
-from tuner import loop
 from tuner.adapters import Variants
-from tuner.artifact import TrainingSummary
-from tuner.contract import Container
 from tuner.data import Row, encode_rows
 from tuner.failure import Failure
 from tuner.generation import reference_nll
 from tuner.model import load_base
-from tuner.signals import Stopped, StopRequest
-
-ROWS, HOLDOUT = chat_rows(40), chat_rows(6, seed=1)
-DROPOUT = {**SHORT, "adapter": {"r": 8, "alpha": 16, "dropout": 0.1}}
-LONG = {**DROPOUT, "training": {**DROPOUT["training"], "steps": 60, "effective_batch_tokens": 256}}
-
-
-def train(container: Container, say: Callable[[str], None] = lambda _: None) -> TrainingSummary:
-    """Train in this process, by a clock that counts calls."""
-    ticks = itertools.count()
-    return loop.train(container, StopRequest(), say, lambda: float(next(ticks)))
-
-
-def adapter_bytes(container: Container) -> bytes:
-    return (container.model / "adapter_model.safetensors").read_bytes()
 
 
 def test_the_loss_falls_and_the_artifact_reloads_to_it(tiny_base: Path, tmp_path: Path) -> None:
@@ -79,64 +59,6 @@ def test_the_log_lines_are_what_the_metric_regexes_read(tiny_base: Path, tmp_pat
     evaluated = [line for line in lines if "eval_loss=" in line]
     assert evaluated[0].startswith("step=0/12 eval_loss=")
     assert evaluated[-1].startswith("step=12/12 eval_loss=")
-
-
-def test_a_killed_run_resumes_as_if_nothing_had_happened(
-    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
-) -> None:
-    """After kill -9 the next attempt ends with the same loss curve and the same adapter bytes."""
-    job: dict[str, Any] = {"rows": ROWS, "holdout": HOLDOUT, "recipe": LONG, "checkpoint_every_steps": 5}
-    whole = make_job(tmp_path / "whole", tiny_base, **job)
-    expected = train(whole)
-    broken = make_job(tmp_path / "broken", tiny_base, **job)
-    process = start_tuner("train", "--root", str(broken.root))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step=13/"):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
-    assert not broken.model.exists()
-    lines: list[str] = []
-    resumed = train(broken, lines.append)
-    assert any(line.startswith("resumed=step-000000") for line in lines)
-    assert not any(line.startswith("step=1/") for line in lines)
-    assert resumed.loss_curve == expected.loss_curve
-    assert resumed.eval_curve == expected.eval_curve
-    assert adapter_bytes(broken) == adapter_bytes(whole)
-
-
-def test_sigterm_leaves_a_checkpoint_and_an_adapter(
-    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
-) -> None:
-    """A stopped job exits 143, can be resumed, and what it learnt so far can be evaluated."""
-    recipe = {**LONG, "training": {**LONG["training"], "steps": 5_000, "evals_per_epoch": 1}}
-    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=recipe)
-    process = start_tuner("train", "--root", str(container.root))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step=20/"):
-            process.send_signal(signal.SIGTERM)
-            break
-    process.communicate()
-    assert process.returncode == 143
-    assert not container.failure.exists()
-    assert list(container.checkpoints.glob("step-*/MANIFEST.json"))
-    summary = json.loads((container.model / "training_summary.json").read_bytes())
-    assert summary["stopped_by"] == "time_limit"
-    assert 20 <= summary["steps"] < 5_000
-    assert load_file(container.model / "adapter_model.safetensors")
-
-
-def test_a_stop_before_the_first_step_leaves_no_artifact(tiny_base: Path, tmp_path: Path) -> None:
-    """Nothing was learnt, so there is nothing to evaluate; the checkpoint still resumes."""
-    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT)
-    stop = StopRequest()
-    stop.asked = True
-    with pytest.raises(Stopped):
-        loop.train(container, stop, lambda _: None, lambda: 0.0)
-    assert not container.model.exists()
-    assert train(container).steps == 12
 
 
 def poison(base: Path, target: Path, word: str) -> Path:
@@ -188,37 +110,6 @@ def test_rows_that_cannot_be_taught_are_bad_data(
     container = make_job(tmp_path / "ml", tiny_base, rows=[row], recipe=recipe)
     with pytest.raises(Failure, match=rf"BAD_DATA: 1 rows: .*{told}.* \(r1\)"):
         train(container)
-
-
-def test_a_pass_that_does_not_fit_is_done_in_halves(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Out of memory halves the micro-batch at the same effective batch: the losses stay what they were."""
-    expected = train(make_job(tmp_path / "roomy", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT))
-    real = loop.part_losses
-
-    def narrow(objective: Any, model: Any, part: Any, examples: Any) -> Any:
-        if part.shape.tokens > 200:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(objective, model, part, examples)
-
-    monkeypatch.setattr(loop, "part_losses", narrow)
-    found = train(make_job(tmp_path / "narrow", tiny_base, rows=ROWS, recipe=SHORT))
-    for (_, loss), (_, wanted) in zip(found.loss_curve, expected.loss_curve, strict=True):
-        assert loss == pytest.approx(wanted, abs=2e-3)
-
-
-def test_a_row_that_does_not_fit_at_all_is_out_of_memory(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Halving ends at one row; then the ladder must find a larger machine."""
-
-    def never(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(loop, "part_losses", never)
-    with pytest.raises(Failure, match="OOM_GPU: a pass of"):
-        train(make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=SHORT))
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_base: Path, tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
 """Training, told from top to bottom by `train`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from tuner.artifact import TrainingSummary, write_artifact
 from tuner.checkpoint import CheckpointStore, random_state, set_random_state
 from tuner.contract import Container, Say, read_training_job
-from tuner.data import Example
 from tuner.failure import Failure, is_out_of_memory
 from tuner.model import load_base, pick_device, restore, snapshot
-from tuner.objective import part_losses, row_ids, split_step
+from tuner.objective import row_ids
 from tuner.optimise import clip_gradients, learning_rate_at, load_optimizer, set_learning_rate
+from tuner.passes import accumulate, halve_micro_batch, measure, rehearse
 from tuner.progress import Stopwatch, peak_memory_gib
 from tuner.run import Run, identity_of, prepare
 from tuner.signals import Stopped, StopRequest
@@ -31,33 +31,17 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         Failure: with the class that the ladder reads.
         Stopped: after a checkpoint and the best adapter so far were written.
     """
-    job = read_training_job(container)
-    seed_everything(job.recipe.training.seed)
-    say("phase=loading_base_model")
-    base = load_base(container.channel("base"), job.recipe.quantization, pick_device())
-    run = prepare(job, base, container, say)
-    store = CheckpointStore(container.checkpoints, identity_of(job, base))
-    resume(run, store, say)
+    with stop.at_once():
+        job = read_training_job(container)
+        seed_everything(job.recipe.training.seed)
+        say("phase=loading_base_model")
+        base = load_base(container.channel("base"), job.recipe.quantization, pick_device())
+        run = prepare(job, base, container, say)
+        store = CheckpointStore(container.checkpoints, identity_of(job, base))
+        resume(run, store, say)
     run.progress.phase("training")
-    stopped_by = "end"
-    watch, saved_at = Stopwatch(clock), clock()
     try:
-        if not run.state.eval_curve:
-            evaluate(run, stop)
-        watch.lap()
-        while run.state.step < run.schedule.steps:
-            take_step(run, watch, stop)
-            if run.is_evaluation_due():
-                evaluate(run, stop)
-                watch.lap()
-                if run.has_stopped_improving():
-                    stopped_by = "early_stopping"
-                    break
-            due = run.state.step % job.config.checkpoint_every_steps == 0
-            if due or clock() - saved_at >= job.config.checkpoint_every_s:
-                store.save(run.checkpoint())
-                saved_at = clock()
-                watch.lap()
+        stopped_by = fit(run, store, stop, clock)
     except Stopped:
         run.progress.phase("stopping")
         store.save(run.checkpoint())
@@ -66,6 +50,34 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         raise
     store.save(run.checkpoint())
     return export(run, container, stopped_by)
+
+
+def fit(run: Run, store: CheckpointStore, stop: StopRequest, clock: Callable[[], float]) -> str:
+    """Steps, measurements and checkpoints up to the end; answers why it ended.
+
+    A resumed run enters where the checkpoint left off: what its last step still owes is made up first.
+
+    Raises:
+        Failure: NAN_LOSS or OOM_GPU.
+        Stopped: with state, parameters and generators as they were after the last whole step.
+    """
+    config, saved_step = run.job.config, run.state.step
+    rehearse(run, stop)
+    watch, saved_at = Stopwatch(clock), clock()
+    while True:
+        if run.owes_evaluation():
+            evaluate(run, stop)
+            watch.lap()
+        if run.has_stopped_improving():
+            return "early_stopping"
+        if run.state.step >= run.schedule.steps:
+            return "end"
+        due = run.state.step % config.checkpoint_every_steps == 0 and run.state.step != saved_step
+        if due or clock() - saved_at >= config.checkpoint_every_s:
+            store.save(run.checkpoint())
+            saved_step, saved_at = run.state.step, clock()
+            watch.lap()
+        take_step(run, watch, stop)
 
 
 def seed_everything(seed: int) -> None:
@@ -102,6 +114,10 @@ def take_step(run: Run, watch: Stopwatch, stop: StopRequest) -> None:
         try:
             loss = accumulate(run, examples, stop)
             break
+        except Stopped:
+            # Dropout of the passes that were done must not count: the resumed run does the step again.
+            set_random_state(before)
+            raise
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -130,47 +146,6 @@ def take_step(run: Run, watch: Stopwatch, stop: StopRequest) -> None:
     )
 
 
-def accumulate(run: Run, examples: Sequence[Example], stop: StopRequest) -> float:
-    """Gradients of one step, summed over micro-batches, and its mean loss.
-
-    Raises:
-        Failure: NAN_LOSS.
-        Stopped: between micro-batches.
-    """
-    run.optimizer.zero_grad(set_to_none=True)
-    weight, total = run.objective.weight(examples), 0.0
-    for part in split_step(
-        examples,
-        run.state.micro_batch_tokens,
-        packing=run.recipe.training.packing,
-        sharing=run.may_share,
-        hidden_size=run.base.hidden_size,
-    ):
-        stop.check()
-        loss = part_losses(run.objective, run.base, part, examples).sum() / weight
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
-
-
-def halve_micro_batch(run: Run, examples: Sequence[Example]) -> None:
-    """Same effective batch in smaller passes.
-
-    Raises:
-        Failure: OOM_GPU where one row alone does not fit.
-    """
-    longest = max(example.length for example in examples)
-    if run.state.micro_batch_tokens <= longest:
-        raise Failure(
-            "OOM_GPU",
-            f"a pass of {longest} tokens does not fit; lower max_seq_len or take a larger instance",
-        )
-    run.optimizer.zero_grad(set_to_none=True)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    run.state.micro_batch_tokens = max(run.state.micro_batch_tokens // 2, longest)
-
-
 def evaluate(run: Run, stop: StopRequest) -> None:
     """Measure the held-out loss and keep the adapter where it is the best so far.
 
@@ -178,23 +153,13 @@ def evaluate(run: Run, stop: StopRequest) -> None:
         Failure: NAN_LOSS.
         Stopped: between micro-batches.
     """
-    if not run.holdout:
-        return
     was_training = run.base.causal.training
     run.base.causal.eval()
-    total = 0.0
-    with torch.no_grad():
-        for part in split_step(
-            run.holdout,
-            run.state.micro_batch_tokens,
-            packing=False,
-            sharing=run.base.can_share,
-            hidden_size=run.base.hidden_size,
-        ):
-            stop.check()
-            total += float(part_losses(run.objective, run.base, part, run.holdout).sum())
-    run.base.causal.train(was_training)
-    loss, state = round(total / run.objective.weight(run.holdout), 6), run.state
+    try:
+        loss = round(measure_in_halves(run, stop), 6)
+    finally:
+        run.base.causal.train(was_training)
+    state = run.state
     best = state.best_eval_loss
     state.eval_curve.append((state.step, loss))
     if state.step and (best is None or loss < best):
@@ -203,6 +168,22 @@ def evaluate(run: Run, stop: StopRequest) -> None:
     elif state.step:
         state.worse_evaluations += 1
     run.progress.evaluation(state.step, loss)
+
+
+def measure_in_halves(run: Run, stop: StopRequest) -> float:
+    """The held-out loss, in smaller passes where memory runs out.
+
+    Raises:
+        Failure: NAN_LOSS or OOM_GPU.
+        Stopped: between micro-batches.
+    """
+    while True:
+        try:
+            return measure(run, stop)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        halve_micro_batch(run, run.holdout)
 
 
 def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:

@@ -46,6 +46,9 @@ class Progress:
     def evaluation(self, step: int, loss: float) -> None:
         self._say(f"step={step}/{self._steps} eval_loss={loss:.4f}")
 
+    def note(self, line: str) -> None:
+        self._say(line)
+
     def phase(self, name: str) -> None:
         self._say(f"phase={name}")
         self._write({"phase": name})

@@ -59,8 +59,11 @@ class Run:
         recomputed = self.job.config.gradient_checkpointing
         return self.base.can_share and not recomputed and not self.recipe.adapter.dropout
 
-    def is_evaluation_due(self) -> bool:
-        return self.state.step % self.evaluate_every == 0 or self.state.step == self.schedule.steps
+    def owes_evaluation(self) -> bool:
+        """Whether the hold-out is to be measured at this step and was not yet."""
+        step, curve = self.state.step, self.state.eval_curve
+        due = step % self.evaluate_every == 0 or step == self.schedule.steps
+        return bool(self.holdout) and due and (not curve or curve[-1][0] < step)
 
     def has_stopped_improving(self) -> bool:
         patience = self.recipe.training.early_stopping_patience

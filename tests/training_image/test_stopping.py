@@ -1,0 +1,187 @@
+"""Jobs that are ended at any moment: by SIGTERM, which leaves time, and by SIGKILL, which does not."""
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_training import HOLDOUT, LONG, ROWS, StopAt, adapter_bytes, train
+from safetensors.torch import load_file
+from tiny_jobs import make_job
+
+from tuner import loop
+from tuner.artifact import TrainingSummary
+from tuner.checkpoint import CheckpointStore
+from tuner.contract import Container
+from tuner.signals import Stopped, StopRequest
+
+MANY_PASSES = {
+    **LONG,
+    "training": {**LONG["training"], "steps": 12, "evals_per_epoch": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSummary, bytes]:
+    """What the job leaves where nobody stops it, dropout included."""
+    container = job(tmp_path_factory.mktemp("undisturbed") / "ml", tiny_base)
+    return train(container), adapter_bytes(container)
+
+
+def job(root: Path, base: Path) -> Container:
+    """Several passes a step and several a measurement, so that stops fall between all of them."""
+    container = make_job(root, base, rows=ROWS, holdout=HOLDOUT, recipe=MANY_PASSES)
+    given = {"run_id": "run1", "attempt": "1", "micro_batch_tokens": "96"}
+    container.hyperparameters.write_text(json.dumps(given))
+    return container
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stops_at_random_moments_change_no_byte(
+    tiny_base: Path, tmp_path: Path, undisturbed: tuple[TrainingSummary, bytes], seed: int
+) -> None:
+    """Ended again and again, between passes of a step or of a measurement, a run ends in the same adapter."""
+    container = job(tmp_path / "ml", tiny_base)
+    choose = random.Random(seed)
+    for _ in range(200):
+        try:
+            summary = train(container, stop=StopAt(choose.randint(1, 40)))
+            break
+        except Stopped:
+            assert list(container.checkpoints.glob("step-*/MANIFEST.json")) or not container.model.exists()
+    whole, adapter = undisturbed
+    assert summary.loss_curve == whole.loss_curve
+    assert summary.eval_curve == whole.eval_curve
+    assert adapter_bytes(container) == adapter
+
+
+def test_a_stop_while_a_checkpoint_is_written_lets_it_be_whole(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request waits for the end of the write; what lies there afterwards is resumed from."""
+    container = make_job(
+        tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=LONG, checkpoint_every_steps=3
+    )
+    real, stop = CheckpointStore.save, StopRequest()
+
+    def save(store: CheckpointStore, checkpoint: Any) -> Path:
+        if not stop.asked:
+            signal.raise_signal(signal.SIGTERM)
+        return real(store, checkpoint)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    with stop, pytest.raises(Stopped):
+        train(container, stop=stop)
+    monkeypatch.undo()
+    lines: list[str] = []
+    train(container, lines.append)
+    assert "resumed=step-00000003" in lines
+    assert not [line for line in lines if "refused" in line]
+
+
+def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"the job ended without a line {beginning!r}")
+
+
+@pytest.mark.parametrize("beginning", ["phase=loading_base_model", "phase=tokenising"])
+def test_sigterm_while_loading_ends_clean(
+    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]], beginning: str
+) -> None:
+    """Nothing was learnt and nothing is waited for: exit 143, no failure, no artifact, no checkpoint."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS * 200, holdout=HOLDOUT, recipe=LONG)
+    process = start_tuner("train", "--root", str(container.root))
+    wait_for(process, beginning)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert not container.failure.exists()
+    assert not container.model.exists()
+    assert not container.checkpoints.exists()
+
+
+def test_sigterm_leaves_a_checkpoint_and_an_adapter(
+    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """A stopped job exits 143, can be resumed, and what it learnt so far can be evaluated."""
+    recipe = {**LONG, "training": {**LONG["training"], "steps": 5_000, "evals_per_epoch": 1}}
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=recipe)
+    process = start_tuner("train", "--root", str(container.root))
+    wait_for(process, "step=20/")
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert not container.failure.exists()
+    assert list(container.checkpoints.glob("step-*/MANIFEST.json"))
+    summary = json.loads((container.model / "training_summary.json").read_bytes())
+    assert summary["stopped_by"] == "time_limit"
+    assert 20 <= summary["steps"] < 5_000
+    assert load_file(container.model / "adapter_model.safetensors")
+
+
+def test_a_stop_before_the_first_step_leaves_no_artifact(tiny_base: Path, tmp_path: Path) -> None:
+    """Nothing was learnt, so there is nothing to evaluate; the next attempt trains from the start."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=MANY_PASSES)
+    stop = StopRequest()
+    stop.asked = True
+    with pytest.raises(Stopped):
+        loop.train(container, stop, lambda _: None, lambda: 0.0)
+    assert not container.model.exists()
+    assert train(container).steps == 12
+
+
+def test_killed_runs_resume_as_if_nothing_had_happened(
+    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Killed twice, without a word, the next attempt ends with the same curves and the same adapter bytes."""
+    every: dict[str, Any] = {"rows": ROWS, "holdout": HOLDOUT, "recipe": LONG, "checkpoint_every_steps": 5}
+    whole = make_job(tmp_path / "whole", tiny_base, **every)
+    expected = train(whole)
+    broken = make_job(tmp_path / "broken", tiny_base, **every)
+    for beginning in ("step=13/", "step=34/"):
+        process = start_tuner("train", "--root", str(broken.root))
+        wait_for(process, beginning)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not broken.model.exists()
+    lines: list[str] = []
+    resumed = train(broken, lines.append)
+    assert any(line.startswith("resumed=step-000000") for line in lines)
+    assert not any(line.startswith("step=1/") for line in lines)
+    assert resumed.loss_curve == expected.loss_curve
+    assert resumed.eval_curve == expected.eval_curve
+    assert adapter_bytes(broken) == adapter_bytes(whole)
+
+
+def test_a_checkpoint_cut_anywhere_is_never_resumed_from(tiny_base: Path, tmp_path: Path) -> None:
+    """Whatever file of the newest checkpoint is cut or flipped, training goes on from the one before."""
+    container = make_job(
+        tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=MANY_PASSES, checkpoint_every_steps=5
+    )
+    whole = train(container)
+    adapter = adapter_bytes(container)
+    newest = max(container.checkpoints.glob("step-*"))
+    for damaged, how in zip(sorted(newest.iterdir()), itertools.cycle((cut, flip)), strict=False):
+        kept = damaged.read_bytes()
+        damaged.write_bytes(how(kept))
+        lines: list[str] = []
+        assert train(container, lines.append).loss_curve == whole.loss_curve
+        assert adapter_bytes(container) == adapter
+        assert any(f"checkpoint={newest.name} refused" in line for line in lines), damaged.name
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]

@@ -1,0 +1,153 @@
+"""Passes through the model that must fit into memory: the heaviest first, and in halves where they don't."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from tuner.batching import MicroBatch
+from tuner.checkpoint import random_state, set_random_state
+from tuner.data import Example
+from tuner.failure import Failure, is_out_of_memory
+from tuner.objective import Part, part_losses, split_step
+from tuner.run import Run
+from tuner.signals import StopRequest
+
+
+def rehearse(run: Run, stop: StopRequest) -> None:
+    """Run the heaviest passes forward and backward before any step is paid for; halve until they fit.
+
+    Leaves parameters, optimizer and random states as they were, so the run's bytes don't depend on it.
+
+    Raises:
+        Failure: OOM_GPU where one row alone does not fit, NAN_LOSS where the base itself gives no number.
+        Stopped: between passes.
+    """
+    before = random_state()
+    # What Adam will hold from the first step on.
+    moments = [torch.empty_like(p) for p in run.parameters.values() for _ in "mv" if not run.optimizer.state]
+    try:
+        while not _fits(run, stop):
+            halve_micro_batch(run, run.examples)
+    finally:
+        run.optimizer.zero_grad(set_to_none=True)
+        set_random_state(before)
+        del moments
+
+
+def _fits(run: Run, stop: StopRequest) -> bool:
+    try:
+        for part, examples in heaviest_passes(run):
+            stop.check()
+            part_losses(run.objective, run.base, part, examples).sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def heaviest_passes(run: Run) -> Iterator[tuple[Part, Sequence[Example]]]:
+    """The pass with the most tokens and the one with the most attention, with the examples they index.
+
+    Candidates are a step of the longest rows of all, and the next real step, which shares its beginning
+    as real steps do. Both are padded up to the bound that every pass keeps, so none is heavier.
+    """
+    found: list[tuple[Part, Sequence[Example]]] = []
+    for examples in (_longest(run), _next_step(run)):
+        found += [(part, examples) for part in training_passes(run, examples)]
+    most_tokens = max(found, key=lambda one: one[0].shape.tokens)
+    most_attention = max(found, key=lambda one: len(one[0].shape.rows) * one[0].shape.width ** 2)
+    bound = min(run.state.micro_batch_tokens, int(run.schedule.lengths.sum()))
+    for part, owners in [most_tokens] + [most_attention] * (most_attention is not most_tokens):
+        yield replace(part, shape=_widened(part.shape, bound)), owners
+
+
+def _widened(shape: MicroBatch, tokens: int) -> MicroBatch:
+    width = shape.shared + (tokens - shape.shared) // len(shape.rows)
+    return replace(shape, width=max(shape.width, width))
+
+
+def _longest(run: Run) -> list[Example]:
+    """Longest rows, as many as fill a step."""
+    chosen: list[Example] = []
+    tokens = 0
+    for example in sorted(run.examples, key=lambda example: -example.length):
+        chosen.append(example)
+        tokens += example.length
+        if tokens >= run.recipe.training.effective_batch_tokens:
+            break
+    return chosen
+
+
+def _next_step(run: Run) -> list[Example]:
+    step = min(run.state.step + 1, run.schedule.steps)
+    return [run.examples[index] for index in run.schedule.examples_of(step)]
+
+
+def training_passes(run: Run, examples: Sequence[Example]) -> list[Part]:
+    """The passes of one step at the micro-batch that fits."""
+    return split_step(
+        examples,
+        run.state.micro_batch_tokens,
+        packing=run.recipe.training.packing,
+        sharing=run.may_share,
+        hidden_size=run.base.hidden_size,
+    )
+
+
+def accumulate(run: Run, examples: Sequence[Example], stop: StopRequest) -> float:
+    """Gradients of one step, summed over micro-batches, and its mean loss.
+
+    Raises:
+        Failure: NAN_LOSS.
+        Stopped: between micro-batches.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    weight, total = run.objective.weight(examples), 0.0
+    for part in training_passes(run, examples):
+        stop.check()
+        loss = part_losses(run.objective, run.base, part, examples).sum() / weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def measure(run: Run, stop: StopRequest) -> float:
+    """Mean loss of the hold-out, without gradients; the model must be in evaluation mode.
+
+    Raises:
+        Failure: NAN_LOSS.
+        Stopped: between micro-batches.
+    """
+    total = 0.0
+    with torch.no_grad():
+        for part in split_step(
+            run.holdout,
+            run.state.micro_batch_tokens,
+            packing=False,
+            sharing=run.base.can_share,
+            hidden_size=run.base.hidden_size,
+        ):
+            stop.check()
+            total += float(part_losses(run.objective, run.base, part, run.holdout).sum())
+    return total / run.objective.weight(run.holdout)
+
+
+def halve_micro_batch(run: Run, examples: Sequence[Example]) -> None:
+    """Same effective batch in smaller passes.
+
+    Raises:
+        Failure: OOM_GPU where one row alone does not fit.
+    """
+    longest = max(example.length for example in examples)
+    if run.state.micro_batch_tokens <= longest:
+        raise Failure(
+            "OOM_GPU",
+            f"a pass of {longest} tokens does not fit; lower max_seq_len or take a larger instance",
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    run.state.micro_batch_tokens = max(run.state.micro_batch_tokens // 2, longest)
+    run.progress.note(f"micro_batch_tokens={run.state.micro_batch_tokens}")
