@@ -1,40 +1,17 @@
-"""ValidateDataset: every row checked, and what is valid copied to where it never changes."""
+"""ValidateDataset: every row of a dataset checked in one go, and what is valid copied to where it never changes."""
 
-import hashlib
-import re
-from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import ClientError
 
-from announce import announce
-from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished
-from dropforge_core.contracts import (
-    RunRequest,
-    StateInput,
-    UploadedObject,
-    ValidationReport,
-    ValidationVerdict,
-)
-from dropforge_core.dataset.faults import Fault, FileFault
-from dropforge_core.dataset.reading.source import SourceFile
-from dropforge_core.dataset.recipe_problems import read_recipe
-from dropforge_core.dataset.tokens import TokenCounter, load_tokenizer
-from dropforge_core.dataset.validation import Examination, examine
+from dataset_run import RunShards, claim, load_dataset, reject, seal, source_files, tokenizer_of, valid
+from dropforge_core.aws import Bucket, Bus, Ledger
+from dropforge_core.contracts import StateInput, ValidationVerdict
+from dropforge_core.dataset.validation import examine
 from dropforge_core.dataset.writing import write
-from dropforge_core.events import RunEvent
-from dropforge_core.layout import RunLayout, base_model_prefix, s3_uri, split_s3_uri
-from dropforge_core.ledger import KEEPS_CONTENT_CLAIM, Status
-from dropforge_core.recipe import BaseModelRef, Recipe
-from runtime import Settings, count, instrumented, logger
-
-FIRST_FAULTS: Final = 5
-"""Faults that a notification shows."""
-
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+from dropforge_core.layout import RunLayout
+from dropforge_core.ledger import Status
+from runtime import Settings, count, instrumented
 
 
 class Env(Settings):
@@ -51,160 +28,28 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         ObjectVanished: when intake's request is not there.
         DatasetChanged: when a file gave other rows when it was read again.
     """
-    env = Env.load()
-    asked = StateInput.model_validate(event)
-    runs, ledger, layout = Bucket(env.run_bucket), Ledger(env.run_table), RunLayout(run_id=asked.run_id)
+    return validate(StateInput.model_validate(event), Env.load()).model_dump(mode="json")
+
+
+def validate(asked: StateInput, env: Env) -> ValidationVerdict:
+    """See `handler`."""
+    runs, ledger = Bucket(env.run_bucket), Ledger(env.run_table)
     ledger.move(asked.run_id, Status.VALIDATING, redrive=asked.redrive)
-    request = RunRequest.model_validate_json(runs.read(layout.request))
-    recipe, problems = read_recipe(
-        request.recipe_text, request.recipe_default, request.recipe_key or "recipe.yaml"
-    )
+    data = load_dataset(asked.run_id, runs)
+    request, recipe = data.request, data.recipe
     examined = examine(
         source_files(request),
         recipe,
         tokenizer=tokenizer_of(recipe.base_model, runs) if recipe else None,
-        recipe_problems=problems,
+        recipe_problems=data.recipe_problems,
     )
-    count("RowsValidated", examined.report.rows)
-    if recipe is None or examined.facts is None:
-        verdict = reject(examined.report, request, runs, ledger, Bus(env.event_bus))
-    else:
-        verdict = accept(examined, recipe, request, runs, ledger)
-    return verdict.model_dump(mode="json")
-
-
-def source_files(request: RunRequest) -> list[SourceFile]:
-    """The uploaded objects, each at the version that intake saw."""
-    bucket = Bucket(request.bucket)
-    return [
-        SourceFile(
-            name=pinned.key.rsplit("/", 1)[-1],
-            open=partial(_from_bucket, bucket, pinned),
-            size=pinned.size,
-            only=len(request.objects) == 1,
-        )
-        for pinned in request.objects
-    ]
-
-
-def _from_bucket(bucket: Bucket, pinned: UploadedObject, start: int) -> Iterator[bytes]:
-    try:
-        with closing(bucket.stream(pinned.key, pinned.version_id, start)) as chunks:
-            yield from chunks
-    except ObjectVanished:
-        raise FileFault(Fault("FILE_VANISHED", "", "nothing at the version that was uploaded")) from None
-
-
-def tokenizer_of(base: BaseModelRef, runs: Bucket) -> TokenCounter | None:
-    """The base model's tokenizer where the run bucket has it; None where lengths must be estimated."""
-    if base.s3 is not None:
-        bucket, prefix = split_s3_uri(base.s3)
-        if bucket != runs.name:
-            return None
-    elif base.repo is not None and _COMMIT.fullmatch(base.revision):
-        prefix = base_model_prefix(base.repo, base.revision)
-    else:
-        # A branch is resolved when the base is cached, which comes later.
-        return None
-    try:
-        vocabulary, config = (
-            runs.read(prefix + name) for name in ("tokenizer.json", "tokenizer_config.json")
-        )
-        template = (
-            runs.read(prefix + "chat_template.jinja").decode()
-            if runs.head(prefix + "chat_template.jinja")
-            else None
-        )
-        return load_tokenizer(vocabulary, config, template)
-    except (ObjectVanished, ClientError, ValueError):
-        logger.info("lengths are estimated: no usable tokenizer", prefix=prefix, exc_info=True)
-        return None
-
-
-def reject(
-    report: ValidationReport, request: RunRequest, runs: Bucket, ledger: Ledger, bus: Bus
-) -> ValidationVerdict:
-    """Write and tell what is wrong. The state machine records the outcome."""
-    key = RunLayout(run_id=request.run_id).validation
-    runs.write(key, report.model_dump_json(indent=2).encode())
-    first = report.errors[0]
-    where = first.file + (f", line {first.line}" if first.line else "")
-    more = f" and {report.error_count - 1:,} more" if report.error_count > 1 else ""
-    summary = f"The dataset has {report.error_count:,} error{'s'[: report.error_count > 1]}: {where}: {first.message}{more}"
-    ledger.annotate(request.run_id, {"error_count": str(report.error_count)})
-    shown = [
-        problem.model_dump(include={"file", "line", "code", "message"})
-        for problem in report.errors[:FIRST_FAULTS]
-    ]
-    data = {"error_count": report.error_count, "first": shown, "validation_uri": s3_uri(runs.name, key)}
-    announce(
-        bus,
-        "DatasetRejected",
-        RunEvent(
-            run_id=request.run_id,
-            model=request.model,
-            status=Status.DATASET_REJECTED,
-            message=summary,
-            data=data,
-        ),
-    )
-    return ValidationVerdict(outcome="INVALID", error_count=report.error_count, summary=summary)
-
-
-def accept(
-    examined: Examination, recipe: Recipe, request: RunRequest, runs: Bucket, ledger: Ledger
-) -> ValidationVerdict:
-    """Write the validated copy, unless a run has trained the same content under the same recipe."""
-    facts, layout = examined.facts, RunLayout(run_id=request.run_id)
-    if facts is None:
-        raise ValueError("only a valid dataset can be accepted")
-    content = hashlib.sha256(f"{facts.digest}\0{recipe.digest}\0{request.model}".encode()).hexdigest()
-    first = claim_content(ledger, f"CONTENT#{content}", request.run_id, again=request.again)
-    if first is not None:
-        return ValidationVerdict(
-            outcome="DUPLICATE",
-            duplicate_of=first,
-            summary=f"Run {first} has the same rows and the same recipe; nothing was trained.",
-            dataset=facts,
-            recipe_digest=recipe.digest,
-        )
-    manifest = write(examined, RunShards(runs, layout))
-    runs.write(layout.recipe, recipe.model_dump_json(indent=2).encode())
-    runs.write(layout.validation, examined.report.model_dump_json(indent=2).encode())
-    # Last: where it is, all it names is.
-    runs.write(layout.manifest, manifest.model_dump_json(indent=2).encode())
-    ledger.annotate(request.run_id, {"dataset_digest": facts.digest, "recipe_digest": recipe.digest})
-    warned = sum(problem.count for problem in examined.report.warnings)
-    return ValidationVerdict(
-        outcome="VALID",
-        summary=f"{facts.rows_train:,} rows to train on, {facts.rows_eval:,} held out, {warned:,} warnings.",
-        dataset=facts,
-        recipe_digest=recipe.digest,
-    )
-
-
-def claim_content(ledger: Ledger, name: str, run_id: str, *, again: bool) -> str | None:
-    """Claim rows and recipe for this run. Returns the run that has them, where it keeps its claim."""
-    while True:
-        holder = ledger.claim(name, run_id)
-        if holder == run_id:
-            return None
-        run = ledger.run(holder)
-        if not again and run is not None and Status(run["status"]) in KEEPS_CONTENT_CLAIM:
-            return holder
-        if ledger.take_over(name, holder, run_id):
-            return None
-
-
-class RunShards:
-    """Shards in the run bucket: a `RowSink`."""
-
-    def __init__(self, runs: Bucket, layout: RunLayout) -> None:
-        self._runs = runs
-        self._prefixes = {"train": layout.train, "eval": layout.holdout}
-
-    def put(self, side: str, name: str, body: bytes) -> str:
-        """Store one shard; answers its key."""
-        key = self._prefixes[side] + name
-        self._runs.write(key, body, content_type="application/jsonl")
-        return key
+    report, facts = examined.report, examined.facts
+    count("RowsValidated", report.rows)
+    if recipe is None or facts is None:
+        return reject(report, request, runs, ledger, Bus(env.event_bus))
+    if duplicate := claim(facts, recipe, request, ledger):
+        return duplicate
+    manifest = write(examined, RunShards(runs, asked.run_id))
+    runs.write(RunLayout(run_id=asked.run_id).validation, report.model_dump_json(indent=2).encode())
+    seal(manifest, recipe, asked.run_id, runs, ledger)
+    return valid(report, facts, recipe)
