@@ -7,12 +7,12 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tuner.contract import Container
-from tuner.failure import classify, record
-from tuner.privileges import drop_root
 from tuner.signals import EXIT_TERMINATED, Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from tuner.contract import Container
 
 DEFAULTS: Final = {
     # Threads of torch that wait by spinning starve each other where cores are shared: 124 s became 3 s.
@@ -28,35 +28,46 @@ DEFAULTS: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. 0 done, 1 failed with `output/failure` (or `output/message`), 143 ended by SIGTERM."""
     options = parse(arguments)
-    container = Container(options.root)
-    if options.verb != "train":
-        drop_root()
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    # Before the first import that takes long: to PID 1 a SIGTERM that nobody handles is no signal at all.
     with StopRequest() as stop:
+        from tuner.contract import Container  # noqa: PLC0415  # see above
+        from tuner.failure import classify, record, trail  # noqa: PLC0415
+
+        container = Container(options.root)
         try:
-            # Imported by verb: caching a base must not wait for torch.
-            if options.verb == "train":
-                from tuner.loop import train  # noqa: PLC0415
-
-                train(container, stop, say, time.monotonic)
-            elif options.verb == "serve":
-                from tuner.serve import serve  # noqa: PLC0415
-
-                serve(container, stop, say)
-            else:
-                from tuner.cache_base_model import cache_base_model  # noqa: PLC0415
-
-                cache_base_model(options.source, options.destination, stop, say)
+            run_verb(options, container, stop)
         except Stopped:
             return EXIT_TERMINATED
         except Exception as error:  # noqa: BLE001  # the process's last line: all must become a reason
             traceback.print_exc()
             failure = classify(error)
-            record(container.message if options.verb == "cache-base-model" else container.failure, failure)
+            reason = container.message if options.verb == "cache-base-model" else container.failure
+            record(reason, failure, trail(error))
             sys.stderr.write(f"{failure}\n")
             return 1
     return 0
+
+
+def run_verb(options: argparse.Namespace, container: "Container", stop: StopRequest) -> None:
+    """Do what was asked. Imports go by verb: caching a base must not wait for torch."""
+    from tuner.privileges import drop_root  # noqa: PLC0415
+
+    if options.verb != "train":
+        drop_root()
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if options.verb == "train":
+        from tuner.loop import train  # noqa: PLC0415
+
+        train(container, stop, say, time.monotonic)
+    elif options.verb == "serve":
+        from tuner.serve import serve  # noqa: PLC0415
+
+        serve(container, stop, say)
+    else:
+        from tuner.cache_base_model import cache_base_model  # noqa: PLC0415
+
+        cache_base_model(options.source, options.destination, stop, say)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,7 +1,9 @@
 """Failures with a stable first word, which the ladder reads from the job's FailureReason."""
 
 import errno
+import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -9,6 +11,13 @@ Word = Literal["OOM_GPU", "NAN_LOSS", "BAD_DATA", "BASE_MODEL", "DISK_FULL", "CO
 
 REASON_LIMIT: Final = 1024
 """Characters of `output/failure` that SageMaker keeps."""
+PERSON_LIMIT: Final = 700
+"""Of these, what the first line may take where there are lines for an engineer."""
+FRAMES: Final = 8
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+"""How errors of Rust libraries (safetensors, tokenizers) end; they are no OSError."""
 
 
 class Failure(Exception):
@@ -37,19 +46,58 @@ def classify(error: BaseException) -> Failure:
         return error
     if is_out_of_memory(error):
         return Failure("OOM_GPU", "an allocation was refused outside the training step")
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return Failure(
-            "DISK_FULL", f"no space left while writing {error.filename or 'a file'}; raise volume_gb"
-        )
+    if _system_error(error) in NO_ROOM:
+        name = Path(str(getattr(error, "filename", None) or "a file")).name
+        return Failure("DISK_FULL", f"no space left while writing {name}; raise volume_gb")
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return Failure("CODE", f"{type(error).__name__}{place}: {error}")
 
 
-def record(path: Path, failure: Failure) -> None:
-    """Write `output/failure`. A full disk must not hide the reason: what can't be written is dropped."""
+def _system_error(error: BaseException) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
+
+
+def trail(error: BaseException) -> str:
+    """Where it arose, for an engineer: kinds and frames from the first cause to the last, never a value."""
+    return "\n".join(line for one in _causes(error) for line in _frames(one))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    if error.__cause__ is not None:
+        yield from _causes(error.__cause__)
+    yield error
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    yield type(error).__name__
+    for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]:
+        path = Path(frame.filename)
+        yield f"  {path.parent.name}/{path.name}:{frame.lineno} {frame.name}"
+
+
+def record(path: Path, failure: Failure, details: str = "") -> None:
+    """Write `output/failure`: one line for a person, then the last lines of `details` for which there is room.
+
+    A full disk must not hide the reason: what can't be written is dropped.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(failure)[:REASON_LIMIT], encoding="utf-8")
+        path.write_text(_reason(str(failure), details.splitlines()), "utf-8", "backslashreplace")
     except OSError:
         return
+
+
+def _reason(told: str, details: list[str]) -> str:
+    line = " ".join(told.split())[: PERSON_LIMIT if details else REASON_LIMIT]
+    kept: list[str] = []
+    room = REASON_LIMIT - len(line)
+    for detail in reversed(details):
+        room -= len(detail) + 1
+        if room < 0:
+            break
+        kept.insert(0, detail)
+    return "\n".join([line, *kept])
