@@ -266,7 +266,12 @@ class Desk:
         run = self.ledger.run(run_id) or {}
         if "execution_arn" in run:
             return None
-        started = ExecutionInput(run_id=run_id, model=run["model"], started_at=run["received_at"])
+        started = ExecutionInput(
+            run_id=run_id,
+            model=run["model"],
+            started_at=run["received_at"],
+            dataset_bytes=int(run["bytes"]),
+        )
         arn = self.executions.start(run_id, started.model_dump_json())
         data = {"objects": int(run["objects"]), "bytes": int(run["bytes"]), "uploaded_as": run["uploaded_as"]}
         event = RunEvent(

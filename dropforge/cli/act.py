@@ -67,7 +67,9 @@ def redrive(stack: Stack, run: RunRecord, started_at: str) -> Answered:
             "recipe, or with `dropforge push --again`."
         )
     turn = run.rank // REDRIVE_STEP + 1
-    begins = ExecutionInput(run_id=run.run_id, model=run.model, started_at=started_at, redrive=turn)
+    begins = ExecutionInput(
+        run_id=run.run_id, model=run.model, started_at=started_at, redrive=turn, dataset_bytes=run.bytes
+    )
     sfn: Any = aws.client("stepfunctions")
     try:
         arn = sfn.start_execution(

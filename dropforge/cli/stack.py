@@ -66,6 +66,8 @@ class RunRecord(Tolerant):
     status: str
     rank: int = 0
     received_at: str = ""
+    bytes: int = 0
+    """Of the data files as stored."""
     message: str = ""
     report_uri: str = ""
     package_arn: str = ""

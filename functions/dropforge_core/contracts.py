@@ -55,6 +55,8 @@ class ExecutionInput(Frozen):
     started_at: str
     redrive: int = 0
     """0, or 1 + rank // 100 of the run's ledger item where an ended run is started again under another name."""
+    dataset_bytes: int = 0
+    """Of the data files as stored: tells whether one function can check them. 0 where it is not known."""
 
 
 # --- ValidateDataset --------------------------------------------------------------------------------
@@ -94,6 +96,27 @@ class ValidationVerdict(Frozen):
     """One sentence for a person."""
     dataset: DatasetFacts | None = None
     recipe_digest: str | None = None
+
+
+class DatasetSplit(Frozen):
+    """Output of SplitDataset."""
+
+    parts: int
+    """0 where no file can be read; ReduceFindings tells why."""
+
+
+class PartInput(StateInput):
+    """Input of SurveyPart and WritePart."""
+
+    part: int = Field(ge=0)
+    """Place of the part in the order of reading."""
+
+
+class SealInput(StateInput):
+    """Input of SealDataset."""
+
+    dataset: DatasetFacts
+    """As ReduceFindings found it."""
 
 
 class ShardEntry(Frozen):
@@ -198,6 +221,10 @@ class Plan(Frozen):
 # --- the image --------------------------------------------------------------------------------------
 
 
+Residency = Literal["auto", "4bit", "bf16"]
+"""How an NF4 base lies in memory: packed, unpacked once into the compute type, or whichever fits."""
+
+
 class TrainingConfig(Frozen):
     """`training.json` in the `config` channel: all that the trainer needs besides data and base model."""
 
@@ -210,6 +237,7 @@ class TrainingConfig(Frozen):
     base_model_name: str
     base_model_revision: str
     gradient_checkpointing: bool
+    residency: Residency = "auto"
     checkpoint_every_s: int = 300
     checkpoint_every_steps: int = 200
     source_commit: str = "unknown"
@@ -236,6 +264,8 @@ class EvaluationPrompt(Frozen):
     variant: Literal["base", "champion", "candidate"]
     messages: tuple[Mapping[str, Any], ...]
     """The conversation up to the answer."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Definitions of the row's tools, which the chat template is shown as in training."""
     reference: str
     """The answer of the hold-out row; its likelihood is measured."""
     generate: bool

@@ -5,6 +5,9 @@ from typing import Final
 from dropforge_core.model import Frozen
 
 BASE_MODELS: Final = "base-models/"
+VALIDATION_WORK: Final = "validation-work/"
+"""Prefix of what the functions hand to one another while they check a large dataset. It expires: the bucket's
+lifecycle rules choose by prefix, so it can't lie under `runs/<run_id>/`."""
 
 
 class RunLayout(Frozen):
@@ -99,6 +102,33 @@ class RunLayout(Frozen):
     @property
     def report(self) -> str:
         return self.key("report/index.html")
+
+
+class ValidationWork(Frozen):
+    """The keys of a large dataset's validation, all under `validation-work/<run_id>/`."""
+
+    run_id: str
+
+    @property
+    def root(self) -> str:
+        return f"{VALIDATION_WORK}{self.run_id}/"
+
+    @property
+    def division(self) -> str:
+        """How the files are read, and their parts."""
+        return f"{self.root}division.json"
+
+    def findings(self, part: int) -> str:
+        """What SurveyPart found in one part."""
+        return f"{self.root}findings/{part:05d}.findings"
+
+    def decision(self, part: int) -> str:
+        """What becomes of each row of one part."""
+        return f"{self.root}decisions/{part:05d}.decision"
+
+    def shards(self, part: int) -> str:
+        """The shards that WritePart made of one part."""
+        return f"{self.root}shards/{part:05d}.json"
 
 
 def base_model_prefix(name: str, revision: str) -> str:

@@ -231,13 +231,14 @@ def test_cancel_stops_the_execution(dropforge, world):
 
 
 def test_redrive_starts_a_new_execution_above_the_old_rank(dropforge, world):
-    """A failed run begins again under its own id, counted, and the ledger names the new execution."""
-    world.run(status="FAILED_CODE")
+    """A failed run begins again under its own id and with its data's size, counted, and the ledger names the new execution."""
+    world.run(status="FAILED_CODE", bytes="3000000000")
     said = dropforge("redrive", RUN, "--json")
     assert said.code == 0
     described = boto3.client("stepfunctions").describe_execution(executionArn=said.document["execution_arn"])
     assert described["name"] == f"{RUN}-r1"
-    assert {"run_id": RUN, "redrive": 1}.items() <= json.loads(described["input"]).items()
+    begins = {"run_id": RUN, "redrive": 1, "dataset_bytes": 3_000_000_000}
+    assert begins.items() <= json.loads(described["input"]).items()
     assert world.ledger.run(RUN)["execution_arn"] == described["executionArn"]
 
 

@@ -76,6 +76,23 @@ class Stack:
         self.s3.delete_bucket(Bucket="datasets")
 
 
+def test_the_execution_learns_how_much_data_there_is(stack):
+    """Run, model and the size of all data files together: the state machine divides what is large."""
+    stack.upload("datasets/bot/v1/recipe.yaml", RECIPE.encode())
+    for name in ("a.jsonl", "b.jsonl"):
+        stack.upload(f"datasets/bot/v1/{name}")
+    run_id = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
+    (found,) = stack.sfn.list_executions(stateMachineArn=stack.machine)["executions"]
+    begun = json.loads(stack.sfn.describe_execution(executionArn=found["executionArn"])["input"])
+    assert begun == {
+        "run_id": run_id,
+        "model": "bot",
+        "started_at": "2026-11-01T10:00:00Z",
+        "redrive": 0,
+        "dataset_bytes": 2 * len(ROW),
+    }
+
+
 def test_one_object_is_one_run_however_often_its_event_comes(stack):
     """The same event delivered again starts nothing and tells nothing."""
     event = stack.upload("datasets/bot/train.jsonl")
