@@ -61,7 +61,8 @@ class LineReader:
         stop = chunk.find(b"\n", max(begin, last))
         cut = stop if stop >= 0 else chunk.rfind(b"\n", begin)
         if cut >= 0:
-            text = b"".join((*self._held, chunk[begin:cut]))
+            # One copy of the text, whatever is held of its first line.
+            text = b"".join((*self._held, memoryview(chunk)[begin:cut]))
             self._held.clear()
             rows = text.split(b"\n")
             first = self.lines + 1

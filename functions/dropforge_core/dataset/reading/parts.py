@@ -95,9 +95,13 @@ def _outline(file: SourceFile) -> FileOutline:
         begin, text = split_head(text, 3)
         if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise FileFault(Fault("ENCODING_UTF16", "", "the byte order mark of UTF-16"), line=1)
+        if not begin:
+            raise FileFault(Fault("FILE_EMPTY", "", "no row"))
         reading = _reading(file.kind, text)
         divisible = reading == "lines" and not is_compressed(magic)
-        return FileOutline(file.name, file.size, file.side, reading, divisible=divisible, units=file.size)
+        return FileOutline(
+            file.name, file.size, file.side, reading, divisible=divisible, units=max(file.size, 1)
+        )
 
 
 def _reading(kind: str, text: Iterator[bytes]) -> Reading:

@@ -9,6 +9,8 @@ from dataset_cases import in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dropforge_core.dataset.faults import FileFault
+from dropforge_core.dataset.reading.array import ArrayReader
 from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, read_blocks
 
 json_values = st.recursive(
@@ -39,6 +41,72 @@ def test_an_array_gives_its_elements_with_their_lines(values, indent, ascii_only
     assert [json.loads(raw) for _, raw in rows] == values
     starts = [line for line, body in enumerate(text.split("\n"), 1) if body.startswith(" {")]
     assert [line for line, _ in rows] == (starts if indent else [1] * len(values))
+
+
+@st.composite
+def damaged_arrays(draw):
+    """Arrays of chat rows and of anything, some with a few bytes put in, taken out or changed."""
+    row = st.builds(lambda text: {"messages": [{"role": "user", "content": text}]}, st.text(max_size=6))
+    values = draw(st.lists(row | st.just({"messages": "}, {"}) | json_values, max_size=8))
+    form = draw(st.sampled_from([{}, {"indent": 1}, {"indent": 2}, {"separators": (",", ":")}]))
+    body = bytearray(json.dumps(values, **form).encode())
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(body) - 1))
+        body[at : at + draw(st.integers(0, 1))] = draw(st.sampled_from([*'{}[],"\\ \n', ""])).encode()
+    return b"[" + bytes(body[1:])
+
+
+@given(damaged_arrays())
+def test_a_guess_changes_nothing(body):
+    """Rows, lines and faults of an array are those that counting every bracket gives, in whatever pieces it comes."""
+    slow = ArrayReader([body], lambda *_: None)
+    slow._guess = lambda _separator: (False, False)
+    expected = elements(slow)
+    for chunk in (1, 3, 40, 1000):
+        pieces = [body[at : at + chunk] for at in range(0, len(body), chunk)]
+        assert elements(ArrayReader(pieces, lambda *_: None)) == expected
+
+
+def elements(reader):
+    rows = []
+    try:
+        for block in reader:
+            assert block.text == b"\n".join(block.rows)
+            rows += zip(block.lines, block.rows, strict=True)
+    except FileFault as fault:
+        return rows, fault.line, fault.fault
+    return rows, None, None
+
+
+@pytest.mark.parametrize(
+    "bad", [b'{"text": NaN}', b'{"text": "b" "c"}', b"{'text': 'b'}", b"[" * 5000 + b"]" * 5000]
+)
+def test_one_bad_element_costs_only_itself(bad):
+    """An element that is no JSON comes as it is, in its place, with all around it."""
+    good = [b'{"text": "%d"}' % number for number in range(3000)]
+    both = [*good[:1000], bad, *good[1000:2000], bad, *good[2000:]]
+    rows, faults = rows_of(in_memory(b"[\n" + b",\n".join(both) + b"\n]\n", "train.json"))
+    assert faults == []
+    assert rows == list(enumerate(both, 2))
+
+
+@pytest.mark.parametrize("chunk", [10_000, 1 << 20, 1 << 24])
+def test_an_endless_element_is_passed_over(chunk):
+    """An element that is too long, also one that is mostly one string, is one problem, and the rows behind it are read."""
+    long = b'{"text": "' + b'x\\"' * MAX_ROW_BYTES + b'"}'
+    body = b'[{"text": "a"},\n\n' + long + b',\n{"text": "b"},\n{"text": "c"}, ' + long + b"]"
+    rows, faults = rows_of(in_memory(body, "train.json", chunk))
+    assert faults == [(3, "LINE_TOO_LONG"), (5, "LINE_TOO_LONG")]
+    assert [line for line, _ in rows] == [1, 4, 5]
+
+
+def test_rows_before_a_break_are_read():
+    """What can be read of a broken array is read, however it comes; the fault has the line where it lies."""
+    body = b'[{"text": "a"},\n{"text": "b"},\n,{"text": "c"}]'
+    for chunk in (1, 1000):
+        rows, faults = rows_of(in_memory(body, "train.json", chunk))
+        assert [line for line, _ in rows] == [1, 2]
+        assert faults == [(3, "ARRAY_BROKEN")]
 
 
 @given(st.lists(st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")), max_size=12), pieces)
