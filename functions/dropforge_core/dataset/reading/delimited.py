@@ -28,9 +28,8 @@ COLUMNS: Final = frozenset(
 )
 """A header that has one of these names is a header in the right separator."""
 
-_JSON_COLUMNS: Final = frozenset(
-    {"messages", "conversations", "tools", "meta", "chosen", "rejected", "prompt"}
-)
+_JSON_COLUMNS: Final = frozenset({"messages", "conversations", "tools", "meta"})
+_TEXT_OR_TALK: Final = frozenset({"prompt", "completion", "chosen", "rejected"})
 _OPTIONAL: Final = frozenset({"input", "system", "tools", "meta"})
 
 
@@ -169,11 +168,12 @@ def _header(names: list[str]) -> list[str]:
     cleaned = [name.strip() for name in names]
     if "" in cleaned:
         raise FileFault(Fault("CSV_HEADER", "", f"column {cleaned.index('') + 1} without a name"), 1)
-    if len(set(cleaned)) < len(cleaned):
+    ours = [name.lower() if name.lower() in COLUMNS | _OPTIONAL else name for name in cleaned]
+    if len(set(ours)) < len(ours):
         raise FileFault(Fault("CSV_HEADER", "", "two columns of one name"), 1)
     if not COLUMNS & {name.lower() for name in cleaned}:
         raise FileFault(Fault("CSV_HEADER", "", f"{len(cleaned)} columns, none of them of a known format"), 1)
-    return [name.lower() if name.lower() in COLUMNS | _OPTIONAL else name for name in cleaned]
+    return ours
 
 
 def _row(names: list[str], values: list[str]) -> dict[str, Any]:
@@ -181,12 +181,20 @@ def _row(names: list[str], values: list[str]) -> dict[str, Any]:
     for name, value in zip(names, values, strict=True):
         if name in _OPTIONAL and not value:
             continue
-        row[name] = _cell(value) if name in _JSON_COLUMNS and value[:1] in ("[", "{") else value
+        row[name] = _cell(name, value) if value[:1] in ("[", "{") else value
     return row
 
 
-def _cell(value: str) -> Any:
+def _cell(name: str, value: str) -> Any:
+    """What a cell that begins like JSON holds. A prompt may be JSON and text all the same, unless it is a talk."""
+    if name not in _JSON_COLUMNS | _TEXT_OR_TALK:
+        return value
     try:
-        return msgspec.json.decode(value)
+        found = msgspec.json.decode(value)
     except (msgspec.DecodeError, RecursionError):
         return value
+    return found if name in _JSON_COLUMNS or _is_talk(found) else value
+
+
+def _is_talk(value: Any) -> bool:
+    return type(value) is list and bool(value) and all(type(m) is dict and "role" in m for m in value)

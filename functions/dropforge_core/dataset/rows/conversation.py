@@ -3,6 +3,8 @@
 import json
 from typing import Any, Final
 
+import msgspec
+
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.rows.decoding import describe, field
 
@@ -15,8 +17,12 @@ _NEXT: Final = {
     "assistant": ("user",),
     "call": ("tool",),
     "tool": ("tool", "assistant"),
+    "?": ("system", "user", "assistant", "tool"),
 }
-"""Which role may follow which; `call` is an assistant's message with tool calls."""
+"""Which role may follow which; `call` is an assistant's message with tool calls, `?` one that can't be read."""
+
+UNREADABLE: Final = object()
+"""Stands for a message of which it was told already that it can't be read."""
 
 _KNOWN: Final = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id"})
 
@@ -34,6 +40,9 @@ class Conversation:
         self._calls: dict[str, bool] = {}
         """Tool call id to whether it was answered."""
         self._open: set[str] = set()
+        self._strays = 0
+        """Answers to none of the open calls; each may be meant for one of them, which is told as one fault."""
+        self._unread = False
         self._learns = False
 
     def read(self, value: Any, path: str) -> None:
@@ -41,9 +50,11 @@ class Conversation:
         self._path = path
         if type(value) is not list:
             self._fault("FIELD_TYPE", "", describe(value), "a list of messages")
+            self._pass_over()
             return
         if not value:
             self._fault("MESSAGES_EMPTY", "", "an empty list")
+            self._pass_over()
         for index, message in enumerate(value):
             self._read_one(message, index)
             self._last = index
@@ -52,30 +63,43 @@ class Conversation:
         """Check what can only be told at the end."""
         if not self.messages:
             return
-        if self._before not in ("assistant", "call"):
+        if self._before not in ("assistant", "call", "?"):
             self._fault("LAST_NOT_ASSISTANT", f"[{self._last}].role", f"role '{self._before}' at the end")
-        elif not self._learns:
+        elif not self._learns and not self._unread:
             self._fault("NOTHING_TO_LEARN", "", "weight 0 on every answer")
 
     def _fault(self, code: str, path: str, found: str, expected: str = "") -> None:
         self.faults.append(Fault(code, self._path + path, found, expected))
 
+    def _pass_over(self) -> None:
+        """What can't be read may have been anything: what follows from that is no fault of its own."""
+        self._before = "?"
+        self._unread = True
+        self._open.clear()
+
     def _read_one(self, message: Any, index: int) -> None:
+        if message is UNREADABLE:
+            self._pass_over()
+            return
         if type(message) is not dict:
             self._fault("FIELD_TYPE", f"[{index}]", describe(message), "an object with role and content")
+            self._pass_over()
             return
         role, content = message.get("role"), message.get("content")
         if type(role) is not str or role not in ROLES:
             self._role_unknown(message, role, index)
+            self._text(message, content, index)
+            self._pass_over()
             return
         out: dict[str, Any] = {"role": role}
         if type(content) is str and content and not content.isspace():
             out["content"] = content
         else:
             out["content"] = self._text(message, content, index)
-        self._follow(role, "call" if role == "assistant" and message.get("tool_calls") else role, index)
-        if len(message) > 2 or role == "tool":
-            self._extras(message, out, index)
+        follows = "call" if role == "assistant" and message.get("tool_calls") else role
+        placed = self._follow(role, follows, index)
+        if len(message) > 2 or follows in ("tool", "call"):
+            self._extras(message, out, index, placed=placed)
         if role == "assistant" and out.get("weight", 1) != 0:
             self._learns = True
         self.messages.append(out)
@@ -113,7 +137,7 @@ class Conversation:
             texts.append(text)
         return "".join(texts)
 
-    def _extras(self, message: dict[str, Any], out: dict[str, Any], index: int) -> None:
+    def _extras(self, message: dict[str, Any], out: dict[str, Any], index: int, *, placed: bool) -> None:
         role: str = out["role"]
         for name in message.keys() - _KNOWN:
             self._fault("FIELD_IGNORED", f"[{index}].{field(name)}", "a field that no chat template reads")
@@ -126,7 +150,7 @@ class Conversation:
                 self._fault("WEIGHT_INVALID", f"[{index}].weight", what)
             else:
                 out["weight"] = int(weight)
-        if role == "tool":
+        if role == "tool" and placed:
             self._answer(message, out, index)
         if message.get("tool_calls"):
             if role != "assistant":
@@ -134,12 +158,14 @@ class Conversation:
             else:
                 self._call(message["tool_calls"], out, index)
 
-    def _follow(self, role: str, follows: str, index: int) -> None:
+    def _follow(self, role: str, follows: str, index: int) -> bool:
+        """Check a message's place; whether it may be there."""
         if role == "system" and self.messages:
             place = len(self.messages) + 1
             self._fault("SYSTEM_PLACEMENT", f"[{index}].role", f"a system message as message {place}")
-            return
-        if role not in _NEXT[self._before]:
+            return False
+        placed = role in _NEXT[self._before]
+        if not placed:
             before = {"": "the beginning", "call": "a tool call"}.get(self._before, f"role '{self._before}'")
             wanted = " or ".join(_NEXT[self._before])
             if self._before == "call":
@@ -150,12 +176,15 @@ class Conversation:
                 self._fault(
                     "ROLE_ORDER", f"[{index}].role", f"role '{role}' after {before}", f"role {wanted}"
                 )
-        elif role == "assistant" and self._open:
-            count = len(self._open)
+        elif role == "assistant" and len(self._open) > self._strays:
+            count = len(self._open) - self._strays
             self._fault("TOOL_UNANSWERED", f"[{index}].role", f"{count} tool call(s) without an answer")
-        if role != "tool" and follows != "call":
-            self._open.clear()
+        if role != "tool":
+            self._strays = 0
+            if follows != "call":
+                self._open.clear()
         self._before = follows
+        return placed
 
     def _answer(self, message: dict[str, Any], out: dict[str, Any], index: int) -> None:
         ident = message.get("tool_call_id")
@@ -164,11 +193,13 @@ class Conversation:
             self._fault(
                 "FIELD_MISSING" if ident is None else "FIELD_TYPE", path, describe(ident), "the call's id"
             )
+            self._strays += 1
             return
         out["tool_call_id"] = ident
         if self._calls.get(ident, True):
             what = "an id that was answered before" if ident in self._calls else "an id that no call has"
             self._fault("TOOL_ID_UNKNOWN", path, what)
+            self._strays += 1
         self._calls[ident] = True
         self._open.discard(ident)
 
@@ -206,8 +237,8 @@ class Conversation:
             self._fault("TOOL_ARGUMENTS", path, describe(value))
             return "{}"
         try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
+            parsed = msgspec.json.decode(value)
+        except (msgspec.MsgspecError, RecursionError):
             self._fault("TOOL_ARGUMENTS", path, "text that does not parse as JSON")
             return "{}"
         if type(parsed) is not dict:

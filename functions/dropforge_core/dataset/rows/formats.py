@@ -6,11 +6,12 @@ tool_call_id), `meta` (everything else that the row has), and for preference pai
 is one assistant message with nothing before it.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from dropforge_core.dataset.faults import Fault
-from dropforge_core.dataset.rows.conversation import Conversation
+from dropforge_core.dataset.rows.conversation import UNREADABLE, Conversation
 from dropforge_core.dataset.rows.decoding import describe
 from dropforge_core.dataset.rows.messages import encode, encode_sorted
 
@@ -91,15 +92,19 @@ def _tools(row: dict[str, Any], faults: list[Fault]) -> frozenset[str] | None:
     tools = row.get("tools")
     if tools is None:
         return None
+    if type(tools) is not list:
+        faults.append(Fault("FIELD_TYPE", "tools", describe(tools), "a list of definitions"))
+        return None
     names = set()
-    for index, tool in enumerate(tools if type(tools) is list else [tools]):
+    for index, tool in enumerate(tools):
         function = tool.get("function", tool) if type(tool) is dict else None
         name = function.get("name") if type(function) is dict else None
         if type(name) is not str:
             faults.append(Fault("FIELD_TYPE", f"tools[{index}]", describe(tool), "a definition with a name"))
         else:
             names.add(name)
-    return frozenset(names)
+    # A call may be meant for the definition that can't be read.
+    return frozenset(names) if len(names) == len(tools) else None
 
 
 _MESSAGES: Final = frozenset({"messages"})
@@ -112,27 +117,55 @@ def _from_messages(row: dict[str, Any], faults: list[Fault]) -> Canonical:
     return Canonical(talk.messages, _meta(row, _MESSAGES, faults))
 
 
+_TURN: Final = re.compile(r"conversations\[(\d+)\]\.(role|content)$")
+
+
 def _from_sharegpt(row: dict[str, Any], faults: list[Fault]) -> Canonical:
     turns = row["conversations"]
-    renamed: list[Any] = []
-    if type(turns) is not list:
-        faults.append(Fault("FIELD_TYPE", "conversations", describe(turns), "a list of turns"))
-        return Canonical([], {})
-    for index, turn in enumerate(turns):
-        sender = turn.get("from", turn.get("role")) if type(turn) is dict else None
-        role = _SHAREGPT_ROLES.get(sender) if type(sender) is str else None
-        if role is None:
-            shown = ascii(sender[:20]) if type(sender) is str else describe(sender)
-            wanted = "system, human or gpt; rows with tools in the messages format"
-            faults.append(Fault("ROLE_UNKNOWN", f"conversations[{index}].from", shown, wanted))
-            return Canonical([], {})
-        renamed.append({"role": role, "content": turn.get("value", turn.get("content"))})
+    found: list[Fault] = []
+    talk = Conversation(found)
     if type(row.get("system")) is str and row["system"].strip():
-        renamed.insert(0, {"role": "system", "content": row["system"]})
-    talk = Conversation(faults)
-    talk.read(renamed, "conversations")
+        talk.read([{"role": "system", "content": row["system"]}], "system")
+    if type(turns) is list:
+        talk.read([_renamed(turn, index, faults) for index, turn in enumerate(turns)], "conversations")
+    else:
+        talk.read(turns, "conversations")
     talk.end()
+    faults += [_in_own_words(fault, turns) for fault in found]
     return Canonical(talk.messages, _meta(row, frozenset({"conversations", "system"}), faults))
+
+
+def _renamed(turn: Any, index: int, faults: list[Fault]) -> Any:
+    """A turn as a message."""
+    if type(turn) is not dict:
+        return turn
+    out: dict[str, Any] = {}
+    for name, own in (("role", _own(turn, "role")), ("content", _own(turn, "content"))):
+        if own in turn:
+            out[name] = turn[own]
+    sender = out.get("role")
+    if type(sender) is str:
+        if sender not in _SHAREGPT_ROLES:
+            wanted = "system, human or gpt; rows with tools in the messages format"
+            path = f"conversations[{index}].{_own(turn, 'role')}"
+            faults.append(Fault("ROLE_UNKNOWN", path, ascii(sender[:20]), wanted))
+            return UNREADABLE
+        out["role"] = _SHAREGPT_ROLES[sender]
+    return out
+
+
+def _own(turn: dict[str, Any], name: str) -> str:
+    """What a turn calls a message's field."""
+    usual = "from" if name == "role" else "value"
+    return name if name in turn and usual not in turn else usual
+
+
+def _in_own_words(fault: Fault, turns: Any) -> Fault:
+    """The same fault, its path as the row has it."""
+    at = _TURN.match(fault.path)
+    if at is None or type(turns[int(at[1])]) is not dict:
+        return fault
+    return fault._replace(path=f"conversations[{at[1]}].{_own(turns[int(at[1])], at[2])}")
 
 
 def _text_field(row: dict[str, Any], name: str, faults: list[Fault], *, required: bool = True) -> str:
@@ -196,7 +229,13 @@ def _as_answer(row: dict[str, Any], name: str, faults: list[Fault]) -> Any:
     """An answer given as text is one assistant message; anything else is judged as a conversation."""
     if type(row[name]) is not str:
         return row[name]
-    return [{"role": "assistant", "content": _text_field(row, name, faults) or "-"}]
+    return [{"role": "assistant", "content": _worded(row, name, faults)}]
+
+
+def _worded(row: dict[str, Any], name: str, faults: list[Fault]) -> str:
+    """A text field; something in its place where it is empty, so that this is told once."""
+    text = _text_field(row, name, faults)
+    return "-" if not text or text.isspace() else text
 
 
 def _from_preference(row: dict[str, Any], faults: list[Fault]) -> Canonical:
@@ -205,8 +244,9 @@ def _from_preference(row: dict[str, Any], faults: list[Fault]) -> Canonical:
     if type(row.get("prompt")) is list:
         before += row["prompt"]
     elif "prompt" in row:
-        before += _turns(("user", _text_field(row, "prompt", faults) or "-"))
-    chosen, rejected = (_one_side(row, name, before, faults) for name in ("chosen", "rejected"))
+        before += _turns(("user", _worded(row, "prompt", faults)))
+    tools = _tools(row, faults)
+    chosen, rejected = (_one_side(row, name, before, tools, faults) for name in ("chosen", "rejected"))
     if faults:
         return Canonical(chosen, _meta(row, used, faults))
     if chosen[:-1] != rejected[:-1]:
@@ -218,10 +258,12 @@ def _from_preference(row: dict[str, Any], faults: list[Fault]) -> Canonical:
     return Canonical(chosen, _meta(row, used, faults), chosen[-1], rejected[-1])
 
 
-def _one_side(row: dict[str, Any], name: str, before: list[Any], faults: list[Fault]) -> list[Message]:
+def _one_side(
+    row: dict[str, Any], name: str, before: list[Any], tools: frozenset[str] | None, faults: list[Fault]
+) -> list[Message]:
     answer = _as_answer(row, name, faults)
     # What is wrong with the prompt is told once, with the chosen side.
-    talk = Conversation(faults if name == "chosen" else [], _tools(row, []))
+    talk = Conversation(faults if name == "chosen" else [], tools)
     # An answer given as a whole conversation repeats the prompt; it is not put before it twice.
     if before and not (type(answer) is list and answer[: len(before)] == before):
         talk.read(before, "prompt")

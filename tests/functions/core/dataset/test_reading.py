@@ -138,21 +138,26 @@ def test_csv_fields_come_as_written(pairs, separator, chunk):
     pairs = [tuple(value.encode("utf-8", "replace").decode() for value in pair) for pair in pairs]
     rows, faults = rows_of(in_memory(body, "train.csv", chunk))
     assert faults == []
-    assert [tuple(json.loads(raw).values()) for _, raw in rows] == [
-        tuple(
-            json.loads(v) if v[:1] in ("[", "{") and is_json(v) and i == 0 else v for i, v in enumerate(pair)
-        )
-        for pair in pairs
-    ]
+    assert [tuple(json.loads(raw).values()) for _, raw in rows] == pairs
     assert [line for line, _ in rows] == starts
 
 
-def is_json(text):
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+@pytest.mark.parametrize(
+    ("cell", "read"),
+    [
+        ('{"ask": 1}', '{"ask": 1}'),
+        ("[1, 2]", "[1, 2]"),
+        ("[]", "[]"),
+        ("[sic]", "[sic]"),
+        ('[{"role": "user", "content": "a"}]', [{"role": "user", "content": "a"}]),
+    ],
+)
+def test_a_prompt_in_csv_is_text_unless_it_is_a_conversation(cell, read):
+    """JSON that a prompt asks about stays text; only a list of messages is read as one."""
+    quoted = cell.replace('"', '""')
+    rows, faults = rows_of(in_memory(f'prompt,completion\n"{quoted}",b\n'.encode(), "train.csv"))
+    assert faults == []
+    assert [json.loads(raw) for _, raw in rows] == [{"prompt": read, "completion": "b"}]
 
 
 @pytest.mark.parametrize("name", ["train.jsonl.gz", "train.jsonl.zst", "train.jsonl"])
