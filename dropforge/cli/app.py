@@ -12,8 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from dropforge.cli import views
 from dropforge.cli.console import INVALID, OK, RUN_FAILED, USAGE, CommandFailed, Terminal
+from dropforge.cli.interrupt import INTERRUPTED
 from dropforge.cli.stack import DEFAULT_NAME, Stack
-from dropforge_core.identity import MODEL_NAME
+from dropforge_core.identity import is_model_name
 
 app = typer.Typer(
     name="dropforge",
@@ -30,7 +31,16 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 StackName = Annotated[
     str, typer.Option("--stack", envvar="DROPFORGE_STACK", help="Name of the CloudFormation stack.")
 ]
-DataPath = Annotated[Path, typer.Argument(help="A data file, or a folder of them.")]
+DataPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...", help="Data files, folders of them, quoted patterns, or - for standard input."
+    ),
+]
+StdinName = Annotated[
+    str | None,
+    typer.Option("--name", help="What standard input is called; the suffix tells what it is."),
+]
 RecipePath = Annotated[
     Path | None, typer.Option("--recipe", help="The recipe; a folder's own recipe.yaml otherwise.")
 ]
@@ -39,7 +49,7 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its begi
 
 def model_name(value: str) -> str:
     """A model's name, as SageMaker and S3 take it."""
-    if not MODEL_NAME.fullmatch(value) or len(value) > 40:
+    if not is_model_name(value):
         raise typer.BadParameter("1-40 lower-case letters, digits and single hyphens, not at the ends.")
     return value
 
@@ -49,8 +59,10 @@ Model = Annotated[
 ]
 
 
-def _reading(terminal: Terminal, total: int, what: str, work: Callable[[Callable[[int], None]], Any]) -> Any:
-    """Do work that tells bytes, with a bar on stderr."""
+def _reading(
+    terminal: Terminal, total: int | None, what: str, work: Callable[[Callable[[int], None]], Any]
+) -> Any:
+    """Do work that tells bytes, with a bar on stderr; without a total it only counts."""
     columns = (
         "{task.description}",
         BarColumn(),
@@ -64,21 +76,33 @@ def _reading(terminal: Terminal, total: int, what: str, work: Callable[[Callable
 
 
 @app.command()
-def validate(path: DataPath, recipe: RecipePath = None, as_json: Json = False) -> None:
+def validate(
+    paths: DataPaths, *, recipe: RecipePath = None, name: StdinName = None, as_json: Json = False
+) -> None:
     """Check a dataset: every fault with file, line and how to mend it. No AWS needed."""
-    from dropforge.cli import check, upload
+    from dropforge.cli import check, files
 
     terminal = Terminal(as_json=as_json)
-    total = sum(file.stat().st_size for file in upload.data_files(path))
-    own = upload.recipe_of(path, recipe)
-    report = _reading(terminal, total, "checking", lambda tell: check.check(path, own, tell))
+    with files.spooled(_found(paths, recipe, name, terminal)) as found:
+        report = _reading(terminal, found.size, "checking", lambda tell: check.check(found, tell))
     terminal.result(report, check.report_view(report))
     raise typer.Exit(OK if report.valid else INVALID)
 
 
+def _found(paths: list[Path], recipe: Path | None, name: str | None, terminal: Terminal) -> Any:
+    """The dataset that the paths make, what was left out being told."""
+    from dropforge.cli import files
+
+    found = files.find(paths, recipe=recipe, stdin_name=name)
+    if told := files.told_left_out(found):
+        terminal.note(told, "dim")
+    return found
+
+
 @app.command()
 def plan(
-    path: DataPath,
+    paths: DataPaths,
+    *,
     recipe: RecipePath = None,
     base_config: Annotated[
         Path | None,
@@ -86,47 +110,62 @@ def plan(
             "--base-config", help="The base model's config.json or its folder; else as the recipe says."
         ),
     ] = None,
+    name: StdinName = None,
     as_json: Json = False,
 ) -> None:
     """Tell what training would need and cost: memory, instance, hours, dollars."""
-    from dropforge.cli import check, upload
+    from dropforge.cli import check, files
 
     terminal = Terminal(as_json=as_json)
-    total = sum(file.stat().st_size for file in upload.data_files(path))
-    own = upload.recipe_of(path, recipe)
-    made = _reading(
-        terminal, total, "reading", lambda tell: check.forecast(path, own, base_config, tell, terminal.note)
-    )
+    with files.spooled(_found(paths, recipe, name, terminal)) as found:
+        made = _reading(
+            terminal,
+            found.size,
+            "reading",
+            lambda tell: check.forecast(found, base_config, tell, terminal.note),
+        )
     terminal.result(made, check.plan_view(made))
     raise typer.Exit(OK if made.fits and made.within_budget else INVALID)
 
 
 @app.command()
 def push(  # noqa: PLR0913  # one parameter an option
-    path: DataPath,
+    paths: DataPaths,
     *,
     model: Model,
     version: Annotated[
         str | None, typer.Option("--version", help="Name of the version folder; from the content otherwise.")
     ] = None,
     recipe: RecipePath = None,
+    name: StdinName = None,
     again: Annotated[bool, typer.Option("--again", help="Train even what was trained before.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete what the version holds beside these files.")
+    ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep what the version holds beside these files.")
+    ] = False,
     stack: StackName = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
     """Upload a dataset, `_READY` last. That starts a run."""
-    from dropforge.cli import upload
+    from dropforge.cli import push as pushing
 
     terminal = Terminal(as_json=as_json)
-    going = upload.plan_upload(path, model, version, upload.recipe_of(path, recipe))
-    bucket = Stack.find(stack).resources.dataset_bucket
-    pushed = _reading(
-        terminal,
-        going.bytes,
-        "uploading",
-        lambda tell: upload.upload(going, bucket, model=model, again=again, progress=tell),
-    )
-    terminal.result(pushed, f"s3://{bucket}/{going.starter}")
+    if replace and add:
+        raise typer.BadParameter("--replace and --add exclude each other.")
+    found = _found(paths, recipe, name, terminal)
+    asked = pushing.Asked(found=found, model=model, version=version, again=again, replace=replace, add=add)
+    try:
+        pushed = pushing.push(
+            asked,
+            Stack.find(stack).resources.dataset_bucket,
+            lambda total, what, work: _reading(terminal, total, what, work),
+        )
+    except KeyboardInterrupt:
+        terminal.note("Stopped. Nothing was started; the next push sends everything again.", "yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    terminal.result(pushed, pushed.uri)
     terminal.note(f"See it go: dropforge runs --model {model}", "dim")
 
 
@@ -144,7 +183,7 @@ def local_up(
 
 @local_app.command("run")
 def local_run(  # noqa: PLR0913  # one parameter an option
-    path: DataPath,
+    paths: DataPaths,
     *,
     model: Model,
     recipe: RecipePath = None,
@@ -156,15 +195,17 @@ def local_run(  # noqa: PLR0913  # one parameter an option
 
     Ends with 0 registered, 3 data rejected, 4 gate said no or inconclusive, 5 failed.
     """
-    from dropforge.cli import local, summary, upload
+    from dropforge.cli import local, summary
 
     terminal = Terminal(as_json=as_json)
-    own = upload.recipe_of(path, recipe)
-    if fast and recipe is None and own is not None:
-        terminal.note(f"--fast: {own} is written for a real model and is left out; --recipe would use it.")
-        own = None
+    found = _found(paths, recipe, None, terminal)
+    if fast and recipe is None and found.recipe is not None:
+        terminal.note(
+            f"--fast: {found.recipe} is written for a real model and is left out; --recipe would use it."
+        )
+        found = found.model_copy(update={"recipe": None})
     try:
-        told = local.run(stack, path, model=model, recipe=own, fast=fast, terminal=terminal)
+        told = local.run(stack, found, model=model, fast=fast, terminal=terminal)
     except KeyboardInterrupt:
         raise typer.Exit(RUN_FAILED) from None
     terminal.result(told, summary.render(told))

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from dropforge.cli import base
 from dropforge.cli.console import CommandFailed, said
+from dropforge.cli.files import DataFiles
 from dropforge.cli.summary import faults
-from dropforge.cli.upload import data_files
 from dropforge_core.contracts import Plan, Problem, ValidationReport
 from dropforge_core.dataset.reading.source import SourceFile, local_file
 from dropforge_core.dataset.recipe_problems import read_recipe
@@ -27,12 +27,10 @@ LOCAL_RUN: Final = "a" * 26
 """Run id in the names of a plan that starts nothing."""
 
 
-def sources(path: Path) -> list[SourceFile]:
+def sources(found: DataFiles) -> list[SourceFile]:
     """The dataset's files as the checks read them."""
-    files = data_files(path)
-    if path.is_file():
-        return [local_file(files[0]).alone]
-    return [local_file(file) for file in files]
+    files = [local_file(file.path, file.name) for file in found.files]
+    return [files[0].alone] if found.is_one_file else files
 
 
 def parse(recipe: Path | None) -> tuple[Recipe | None, tuple[Problem, ...]]:
@@ -50,21 +48,19 @@ def parse(recipe: Path | None) -> tuple[Recipe | None, tuple[Problem, ...]]:
     return read_recipe(text, STACK_DEFAULT, recipe.name)
 
 
-def check(path: Path, recipe: Path | None, progress: Callable[[int], None]) -> ValidationReport:
+def check(found: DataFiles, progress: Callable[[int], None]) -> ValidationReport:
     """Every check of the data and of its recipe.
 
     Args:
-        path: a file or folder.
-        recipe: its recipe, or None for the defaults.
+        found: the dataset's files, standard input not among them.
         progress: called with bytes as they are read.
     """
-    parsed, wrong = parse(recipe)
-    return validate(sources(path), parsed, recipe_problems=wrong, progress=progress)
+    parsed, wrong = parse(found.recipe)
+    return validate(sources(found), parsed, recipe_problems=wrong, progress=progress)
 
 
 def forecast(
-    path: Path,
-    recipe: Path | None,
+    found: DataFiles,
     base_config: Path | None,
     progress: Callable[[int], None],
     note: Callable[[str], None],
@@ -72,8 +68,7 @@ def forecast(
     """The plan of a run that is not started.
 
     Args:
-        path: a file or folder.
-        recipe: its recipe, or None for the defaults.
+        found: the dataset's files, standard input not among them.
         base_config: the base model's config.json, or the folder that holds it; None looks where the recipe says.
         progress: called with bytes as they are read.
         note: told what a person should know of the choices made.
@@ -81,17 +76,17 @@ def forecast(
     Raises:
         CommandFailed: when the data or the recipe is invalid, or the base model can't be trained.
     """
-    parsed, wrong = parse(recipe)
-    found = examine(sources(path), parsed, recipe_problems=wrong, progress=progress)
-    if parsed is None or not found.report.valid or found.facts is None:
+    parsed, wrong = parse(found.recipe)
+    examined = examine(sources(found), parsed, recipe_problems=wrong, progress=progress)
+    if parsed is None or not examined.report.valid or examined.facts is None:
         raise CommandFailed(
-            f"There is nothing to plan: {found.report.error_count} faults. `dropforge validate {path}` lists them.",
+            f"There is nothing to plan: {examined.report.error_count} faults. `dropforge validate` lists them.",
             1,
         )
     source, shape = base.find(parsed.base_model, base_config, note)
     try:
         return plan(
-            recipe=parsed, dataset=found.facts, shape=shape, base=source, run_id=LOCAL_RUN, model="plan"
+            recipe=parsed, dataset=examined.facts, shape=shape, base=source, run_id=LOCAL_RUN, model="plan"
         )
     except BaseModelUnsuitable as error:
         raise CommandFailed(str(error), 1) from error

@@ -2,19 +2,19 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.parser import BytesParser
 from email.policy import default
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
 
 from dropforge.cli.console import OK, RUN_FAILED, CommandFailed, Terminal
+from dropforge.cli.files import DataFiles
 from dropforge.cli.follow import follow
+from dropforge.cli.interrupt import interruptible
 from dropforge.cli.stack import Stack
 from dropforge.cli.summary import RunSummary, download_report, read_summary
 from dropforge.cli.upload import plan_upload, upload
@@ -76,7 +76,7 @@ def local_stack(*, port: int | None, fast: bool, terminal: Terminal) -> Iterator
     from dropforge.local.deploy import DeploymentFailed  # noqa: PLC0415
     from dropforge.local.stack import LocalStackFailed, start  # noqa: PLC0415
 
-    with _terminating():
+    with interruptible():
         try:
             with _starting(terminal) as tell:
                 running = start(port=port, fast=fast, on_progress=tell)
@@ -107,23 +107,6 @@ def _starting(terminal: Terminal) -> Iterator[Callable[[str, float], None]]:
     with Progress(*columns, console=terminal.err, transient=True) as bar:
         task = bar.add_task("starting the local AWS", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """SIGTERM as KeyboardInterrupt, so that one way out serves both."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def up(name: str, *, port: int, fast: bool, terminal: Terminal) -> int:
@@ -158,15 +141,13 @@ def _hints(ready: Ready, env: Mapping[str, str], terminal: Terminal) -> None:
         terminal.note(line)
 
 
-def run(  # noqa: PLR0913  # by name only: the command's own options
-    name: str, path: Path, *, model: str, recipe: Path | None, fast: bool, terminal: Terminal
-) -> RunSummary:
+def run(name: str, found: DataFiles, *, model: str, fast: bool, terminal: Terminal) -> RunSummary:
     """Up, push, follow, report, down.
 
     Raises:
         CommandFailed: when the upload can't be made, or the run never started.
     """
-    plan = plan_upload(path, model, None, recipe)
+    plan = plan_upload(found, model, None)
     with local_stack(port=None, fast=fast, terminal=terminal) as running:
         stack = Stack.find(name)
         pushed = upload(plan, stack.resources.dataset_bucket, model=model)

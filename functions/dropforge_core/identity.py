@@ -47,6 +47,37 @@ DATA_SUFFIXES: Final = (
     ".tsv.zst",
 )
 
+MISTAKEN_SUFFIXES: Final = (
+    ".7z",
+    ".arrow",
+    ".avro",
+    ".bz2",
+    ".db",
+    ".feather",
+    ".h5",
+    ".ndjson",
+    ".npy",
+    ".npz",
+    ".ods",
+    ".orc",
+    ".pickle",
+    ".pkl",
+    ".rar",
+    ".sqlite",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".xls",
+    ".xlsx",
+    ".xz",
+    ".zip",
+)
+"""What people upload for data and nothing here reads; other names, such as README.md, are no data to anybody."""
+
+_DATA_STEM: Final = re.compile(r"(?:train|eval|test|valid|data)[^/]*\.txt", re.IGNORECASE)
+_MARKER_ALIKE: Final = re.compile(r"_?ready(?:\.txt)?", re.IGNORECASE)
+_RECIPE_ALIKE: Final = re.compile(r"recipe\.(?:ya?ml|json)", re.IGNORECASE)
+
 _CLIENT_TOKENS: Final = uuid.UUID("6f0f6b9e-6a6d-5f0e-9a52-5d2f6c1d7a11")
 
 
@@ -63,13 +94,54 @@ class DatasetKey(Frozen):
         return f"{DATASETS}{self.model}/" + (f"{self.version}/" if self.version else "")
 
     @property
-    def role(self) -> Literal["data", "ready", "recipe", "other"]:
-        """What the object is to a run."""
+    def role(self) -> Literal["data", "ready", "recipe", "mistaken", "other"]:
+        """What the object is to a run. `mistaken`: meant as one of the first three, and not usable as that."""
         if self.file == READY_MARKER:
             return "ready"
         if self.file == RECIPE_NAME:
             return "recipe"
-        return "data" if self.file.lower().endswith(DATA_SUFFIXES) else "other"
+        if is_data_name(self.file):
+            return "data"
+        return "mistaken" if self._is_mistaken else "other"
+
+    @property
+    def _is_mistaken(self) -> bool:
+        alike = (_MARKER_ALIKE, _RECIPE_ALIKE, _DATA_STEM)
+        return self.is_unreadable_kind or any(form.fullmatch(self.file) for form in alike)
+
+    @property
+    def is_unreadable_kind(self) -> bool:
+        """Whether it is data of a kind that nothing here reads."""
+        return self.file.lower().endswith(MISTAKEN_SUFFIXES) or bool(_DATA_STEM.fullmatch(self.file))
+
+    @property
+    def mistake(self) -> str:
+        """A sentence for the person who uploaded something mistaken: why it is not used, what to do."""
+        shown = printable(self.file)
+        if _MARKER_ALIKE.fullmatch(self.file):
+            return f"'{shown}' starts nothing: the marker of a whole version is called {READY_MARKER}."
+        if _RECIPE_ALIKE.fullmatch(self.file):
+            return f"'{shown}' is not used: a recipe is called {RECIPE_NAME}. Rename it and upload it again."
+        return (
+            f"'{shown}' is of a kind that can't be read, so no run will use it. Convert it to JSON Lines and "
+            "upload train.jsonl, or rename it where only its name is another."
+        )
+
+
+def is_data_name(name: str) -> bool:
+    """Whether a file of that name is data."""
+    return name.lower().endswith(DATA_SUFFIXES)
+
+
+def model_of(key: str) -> str | None:
+    """The model that a key is for, even where the rest of the key can't be used."""
+    name = key.removeprefix(DATASETS).partition("/")[0] if key.startswith(DATASETS) else ""
+    return name if "/" in key.removeprefix(DATASETS) and is_model_name(name) else None
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may have that name."""
+    return MODEL_NAME.fullmatch(name) is not None and len(name) <= 40
 
 
 class KeyRefused(ValueError):
@@ -101,7 +173,7 @@ def parse_dataset_key(key: str) -> DatasetKey:
             f"{DATASETS}<model>/<version>/<file>."
         )
     model = parts[0]
-    if not MODEL_NAME.fullmatch(model) or len(model) > 40:
+    if not is_model_name(model):
         raise KeyRefused(
             f"'{printable(model)}' can't be a model's name. Use 1-40 lower-case letters, digits and single "
             "hyphens, beginning and ending with a letter or digit."

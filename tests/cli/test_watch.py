@@ -48,7 +48,13 @@ def request(run_id: str, *versions: str) -> dict:
 
 def pushed(version: str) -> Pushed:
     return Pushed(
-        bucket="datasets", model="support-bot", version=None, keys=("k",), version_ids=(version,), bytes=1
+        bucket="datasets",
+        model="support-bot",
+        version=None,
+        keys=("k",),
+        version_ids=(version,),
+        bytes=1,
+        uri="s3://datasets/k",
     )
 
 
