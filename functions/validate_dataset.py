@@ -37,8 +37,9 @@ def validate(asked: StateInput, env: Env) -> ValidationVerdict:
     ledger.move(asked.run_id, Status.VALIDATING, redrive=asked.redrive)
     data = load_dataset(asked.run_id, runs)
     request, recipe = data.request, data.recipe
+    files = source_files(request)
     examined = examine(
-        source_files(request),
+        files,
         recipe,
         tokenizer=tokenizer_of(recipe.base_model, runs) if recipe else None,
         recipe_problems=data.recipe_problems,
@@ -49,7 +50,7 @@ def validate(asked: StateInput, env: Env) -> ValidationVerdict:
         return reject(report, request, runs, ledger, Bus(env.event_bus))
     if duplicate := claim(facts, recipe, request, ledger):
         return duplicate
-    manifest = write(examined, RunShards(runs, asked.run_id))
+    manifest = write(examined, files, RunShards(runs, asked.run_id))
     runs.write(RunLayout(run_id=asked.run_id).validation, report.model_dump_json(indent=2).encode())
     seal(manifest, recipe, asked.run_id, runs, ledger)
     return valid(report, facts, recipe)

@@ -39,7 +39,7 @@ class RunLayout(Frozen):
 
     @property
     def train(self) -> str:
-        """Prefix of the training shards, `part-00000.jsonl` ..., canonical rows."""
+        """Prefix of the training shards, `part-00000-000.jsonl` ..., canonical rows."""
         return self.key("dataset/train/")
 
     @property

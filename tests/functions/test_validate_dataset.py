@@ -114,7 +114,7 @@ def test_what_is_trained_is_the_version_that_was_uploaded(stack):
     stack.put("train.jsonl", rows(answer="second"))
     run_id = stack.request("a", first)
     stack.validate(run_id)
-    shard = stack.account.get(RunLayout(run_id=run_id).train + "part-00000.jsonl")
+    shard = stack.account.get(RunLayout(run_id=run_id).train + "part-00000-000.jsonl")
     assert b"first" in shard
     assert b"second" not in shard
 

@@ -1,10 +1,19 @@
-"""Collects what is wrong, groups what is alike, and counts all of it."""
+"""Collects what is wrong, groups what is alike, and counts all of it; however a dataset is divided.
+
+Faults of one file, code and JSON path (indices aside) are one entry. Entries are kept by the smallest
+digests of what they group, not by who came first: so the entries of a whole are found among those of its
+parts with their counts complete, and a report is the same for one part and for a thousand. Only beyond
+`MAX_GROUPS` entries is one counted and not listed.
+"""
 
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import islice
+from typing import Any, Final
+
+import xxhash
 
 from dropforge_core.contracts import Problem
 from dropforge_core.dataset.codes import CODES, Severity
@@ -15,9 +24,14 @@ MAX_LINES: Final = 10_000
 """Lines that one entry lists; its `count` is true beyond them."""
 
 MAX_GROUPS: Final = 1_000
-"""Entries of a report; what comes later is counted, not listed."""
+"""Entries of a report."""
 
 _INDEX: Final = re.compile(r"\[\d+\]")
+_PATH_SHOWN: Final = 160
+"""Characters of a path by which entries are told apart."""
+
+Key = tuple[str, str, str]
+"""File, code and path with `[*]` for every index."""
 
 
 def severities(rules: DatasetRules) -> dict[str, Severity]:
@@ -35,50 +49,128 @@ def severities(rules: DatasetRules) -> dict[str, Severity]:
 
 
 @dataclass(slots=True)
-class _Group:
-    file: str
+class Entry:
+    """What is alike: the first of its kind, and where the others are."""
+
     line: int | None
     fault: Fault
     count: int = 0
     lines: "array[int]" = field(default_factory=lambda: array("Q"))
-    last: int = -1
+
+
+class Tally:
+    """Entries by their key, and how many faults of each code there are in all."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, Entry] = {}
+        self.counts: dict[str, int] = {}
+
+    def note(self, key: Key, line: int | None, fault: Fault, lines: Iterable[int], count: int) -> None:
+        """Add faults of one kind that follow all earlier ones of that kind. `lines` ascend."""
+        code = fault.code
+        self.counts[code] = self.counts.get(code, 0) + count
+        entry = self.entries.get(key)
+        if entry is None:
+            if len(self.entries) >= MAX_GROUPS and not self._makes_room(key):
+                return
+            entry = self.entries[key] = Entry(line, fault)
+        entry.count += count
+        entry.lines.extend(islice(lines, MAX_LINES - len(entry.lines)))
+
+    def _makes_room(self, key: Key) -> bool:
+        last = max(self.entries, key=_order)
+        if _order(key) >= _order(last):
+            return False
+        del self.entries[last]
+        return True
+
+    def merge(self, later: "Tally", lines_before: int = 0) -> None:
+        """Add what was noted in what follows, in which so many lines of the file are not counted."""
+        unlisted = dict(later.counts)
+        for key, entry in later.entries.items():
+            line = None if entry.line is None else entry.line + lines_before
+            self.note(key, line, entry.fault, (n + lines_before for n in entry.lines), entry.count)
+            unlisted[entry.fault.code] -= entry.count
+        for code, count in unlisted.items():
+            self.counts[code] = self.counts.get(code, 0) + count
+
+    def state(self) -> Any:
+        """Plain values, for a file."""
+        entries = [(key, e.line, e.fault, e.count, e.lines.tobytes()) for key, e in self.entries.items()]
+        return entries, self.counts
+
+    @classmethod
+    def of(cls, state: Any) -> "Tally":
+        """What `state` gave, from a file."""
+        made = cls()
+        entries, made.counts = state
+        for (file, code, path), line, fault, count, lines in entries:
+            made.entries[file, code, path] = Entry(line, Fault(*fault), count, array("Q", lines))
+        return made
+
+
+def _order(key: Key) -> tuple[int, Key]:
+    return xxhash.xxh3_64_intdigest("\0".join(key).encode("utf-8", "backslashreplace")), key
+
+
+class Notes:
+    """The faults of one part of one file, with lines counted from the part's beginning."""
+
+    def __init__(self, severity: Mapping[str, Severity], file: str) -> None:
+        self.severity = severity
+        self.tally = Tally()
+        self._file = file
+        self._line: int | None = None
+        self._seen: set[Key] = set()
+        """What was said of the current line, which counts once however often it is said."""
+
+    def is_error(self, code: str) -> bool:
+        return self.severity[code] == "error"
+
+    def add(self, line: int | None, fault: Fault) -> None:
+        """Note one fault, unless its code is off."""
+        if self.severity[fault.code] == "off":
+            return
+        key = key_of(self._file, fault)
+        if line is not None:
+            if line != self._line:
+                self._line = line
+                self._seen.clear()
+            if key in self._seen:
+                return
+            self._seen.add(key)
+        self.tally.note(key, line, fault, [] if line is None else [line], 1)
+
+
+def key_of(file: str, fault: Fault) -> Key:
+    """What makes faults alike."""
+    return file, fault.code, _INDEX.sub("[*]", fault.path)[:_PATH_SHOWN]
 
 
 class Problems:
     """All problems of one dataset. Memory is bounded whatever is added."""
 
-    def __init__(self, severity: Mapping[str, Severity]) -> None:
+    def __init__(self, severity: Mapping[str, Severity], ready: Sequence[Problem] = ()) -> None:
+        """Begin with problems that were found elsewhere, such as a recipe's."""
         self.severity = dict(severity)
-        self._groups: dict[tuple[str, str, str], _Group] = {}
-        self._ready: list[Problem] = []
-        self._unlisted = {"error": 0, "warning": 0}
+        self._tally = Tally()
+        self._ready = tuple(ready)
 
-    def is_error(self, code: str) -> bool:
-        return self.severity[code] == "error"
+    def add(self, file: str, fault: Fault, lines: Sequence[int] = (), count: int = 1) -> None:
+        """Note faults of one kind in one file, of which `fault` is the first.
 
-    def add(self, file: str, line: int | None, fault: Fault) -> None:
-        """Note one fault. Those of one file, code and path are one entry."""
-        severity = self.severity[fault.code]
-        if severity == "off":
-            return
-        key = (file, fault.code, _INDEX.sub("[*]", fault.path))
-        group = self._groups.get(key)
-        if group is None:
-            if len(self._groups) >= MAX_GROUPS:
-                self._unlisted[severity] += 1
-                return
-            group = self._groups[key] = _Group(file, line, fault)
-        if line is not None and line == group.last:
-            return
-        group.count += 1
-        if line is not None:
-            group.last = line
-            if len(group.lines) < MAX_LINES:
-                group.lines.append(line)
+        Args:
+            file: as it is shown.
+            fault: as it is told.
+            lines: the first lines of `count`, ascending; none where it is no line's fault.
+            count: how many lines, or facts.
+        """
+        if self.severity[fault.code] != "off":
+            self._tally.note(key_of(file, fault), lines[0] if lines else None, fault, lines, count)
 
-    def add_ready(self, problems: tuple[Problem, ...]) -> None:
-        """Problems that were found elsewhere, such as a recipe's."""
-        self._ready.extend(problems)
+    def merge(self, tally: Tally, lines_before: int) -> None:
+        """Add what was noted in the next part; `lines_before` is how many lines of its file lie before it."""
+        self._tally.merge(tally, lines_before)
 
     def excuse_rows(self) -> None:
         """Make warnings of what is wrong with single rows: they are dropped, and said to be."""
@@ -88,23 +180,23 @@ class Problems:
 
     def count(self, code: str) -> int:
         """Lines with problems of a code, all files together."""
-        return sum(group.count for group in self._groups.values() if group.fault.code == code)
+        return self._tally.counts.get(code, 0)
 
     @property
     def error_count(self) -> int:
         """Faulty lines and facts, each kind counted for itself."""
-        counted = sum(g.count for g in self._groups.values() if self.is_error(g.fault.code))
-        return counted + sum(problem.count for problem in self._ready) + self._unlisted["error"]
+        counted = sum(n for code, n in self._tally.counts.items() if self.severity[code] == "error")
+        return counted + sum(problem.count for problem in self._ready)
 
     def listed(self, severity: Severity) -> tuple[Problem, ...]:
         """Entries of one severity by file, first line and code."""
-        own = [_problem(g) for g in self._groups.values() if self.severity[g.fault.code] == severity]
-        ready = [problem for problem in self._ready if CODES[problem.code].severity == severity]
-        return tuple(sorted([*own, *ready], key=lambda p: (p.file, p.line or 0, p.code, p.path)))
+        return tuple(sorted(self._of(severity), key=lambda p: (p.file, p.line or 0, p.code, p.path)))
 
-
-def _problem(group: _Group) -> Problem:
-    return make_problem(group.file, group.line, group.fault, tuple(group.lines), group.count)
+    def _of(self, severity: Severity) -> Iterator[Problem]:
+        yield from (problem for problem in self._ready if CODES[problem.code].severity == severity)
+        for (file, code, _), entry in self._tally.entries.items():
+            if self.severity[code] == severity:
+                yield make_problem(file, entry.line, entry.fault, tuple(entry.lines), entry.count)
 
 
 def make_problem(

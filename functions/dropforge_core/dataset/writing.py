@@ -1,21 +1,27 @@
-"""The second pass: valid rows, as they were examined, into immutable shards."""
+"""The second pass: valid rows, as they were surveyed, into immutable shards."""
 
 import hashlib
-from collections.abc import Iterator
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, Protocol
 
-from dropforge_core.contracts import DatasetManifest, ShardEntry
+import msgspec
+import numpy as np
+import xxhash
+
+from dropforge_core.contracts import DatasetFacts, DatasetManifest, ShardEntry
 from dropforge_core.dataset.codes import CODES, Severity
-from dropforge_core.dataset.likeness.holdout import EVAL, TRAIN
-from dropforge_core.dataset.problems import Problems
-from dropforge_core.dataset.rows.stream import RowReader
-from dropforge_core.dataset.validation import Examination
+from dropforge_core.dataset.likeness.columns import EVAL, TRAIN
+from dropforge_core.dataset.outline import Outline
+from dropforge_core.dataset.problems import Notes
+from dropforge_core.dataset.reading.blocks import PartReader
+from dropforge_core.dataset.reading.parts import Part
+from dropforge_core.dataset.reading.source import SourceFile
+from dropforge_core.dataset.reduction import Decision, Examination
+from dropforge_core.dataset.rows.reader import Form, RowReader
+from dropforge_core.model import Frozen
 
 SHARD_BYTES: Final = 32 << 20
 """Uncompressed JSON Lines in one shard; also the memory that one side's writer needs."""
-
-ID_LENGTH: Final = 16
-"""Hex digits of a row's id, of the SHA-256 of its canonical messages."""
 
 
 class DatasetChanged(Exception):
@@ -30,11 +36,18 @@ class RowSink(Protocol):
         ...
 
 
+class PartShards(Frozen):
+    """What was written of one part, in order."""
+
+    train: tuple[ShardEntry, ...]
+    holdout: tuple[ShardEntry, ...]
+
+
 class _Shards:
     """Gathers the lines of one side, and hands them on when they are many."""
 
-    def __init__(self, side: str, sink: RowSink) -> None:
-        self._side, self._sink = side, sink
+    def __init__(self, part: int, side: str, sink: RowSink) -> None:
+        self._part, self._side, self._sink = part, side, sink
         self._lines: list[bytes] = []
         self._size = 0
         self.entries: list[ShardEntry] = []
@@ -49,7 +62,8 @@ class _Shards:
         if not self._lines:
             return
         body = b"\n".join([*self._lines, b""])
-        key = self._sink.put(self._side, f"part-{len(self.entries):05d}.jsonl", body)
+        name = f"part-{self._part:05d}-{len(self.entries):03d}.jsonl"
+        key = self._sink.put(self._side, name, body)
         self.entries.append(
             ShardEntry(
                 key=key, sha256=hashlib.sha256(body).hexdigest(), bytes=len(body), rows=len(self._lines)
@@ -58,54 +72,97 @@ class _Shards:
         self._lines, self._size = [], 0
 
 
-def write(examined: Examination, sink: RowSink) -> DatasetManifest:
+def write(examined: Examination, files: Sequence[SourceFile], sink: RowSink) -> DatasetManifest:
     """Write both sides of a valid dataset, in the order of the files.
+
+    Args:
+        examined: what the first pass found; its folder must still be there.
+        files: as they were given to it.
+        sink: where the shards go.
 
     Raises:
         ValueError: when the dataset is not valid.
-        DatasetChanged: when the files do not give the rows that were examined.
+        DatasetChanged: when the files do not give the rows that were surveyed.
     """
     if examined.facts is None:
         raise ValueError("only a valid dataset can be written")
-    sides = {TRAIN: _Shards("train", sink), EVAL: _Shards("eval", sink)}
-    rows = 0
-    for side, line in canonical_lines(examined):
-        rows += 1
-        if side in sides:
-            sides[side].add(line)
-    if rows != len(examined.digests):
-        raise DatasetChanged(f"{len(examined.digests)} rows were examined, {rows} came the second time")
-    for shards in sides.values():
-        shards.flush()
+    shards = [
+        write_part(part, files, examined.outline, examined.decision(part), sink) for part in examined.parts
+    ]
+    return manifest(examined.facts, "given" if examined.cut.basis == "given" else "cut", shards)
+
+
+def manifest(
+    facts: DatasetFacts, holdout_source: Literal["given", "cut"], shards: Sequence[PartShards]
+) -> DatasetManifest:
+    """What was written of all parts, in their order, as one dataset."""
     return DatasetManifest(
-        digest=examined.facts.digest,
-        train=tuple(sides[TRAIN].entries),
-        holdout=tuple(sides[EVAL].entries),
-        holdout_source="given" if examined.cut.basis == "given" else "cut",
+        digest=facts.digest,
+        train=tuple(entry for part in shards for entry in part.train),
+        holdout=tuple(entry for part in shards for entry in part.holdout),
+        holdout_source=holdout_source,
     )
 
 
-def canonical_lines(examined: Examination) -> Iterator[tuple[int, bytes]]:
-    """(side, canonical line without line break) of every valid row.
+def write_part(
+    part: Part, files: Sequence[SourceFile], outline: Outline, decision: bytes, sink: RowSink
+) -> PartShards:
+    """Write the rows of one part to the side that was decided for each.
+
+    Args:
+        part: one that was surveyed.
+        files: as they were given to `outline`.
+        outline: of the whole dataset.
+        decision: `Examination.decision` of this part.
+        sink: where the shards go.
 
     Raises:
-        DatasetChanged: at the first row that differs from the examined one.
+        DatasetChanged: when the part does not give the rows that were surveyed.
     """
+    train, holdout = _Shards(part.index, "train", sink), _Shards(part.index, "eval", sink)
+    writers = {TRAIN: train, EVAL: holdout}
+    for side, line in canonical_lines(part, files, outline, decision):
+        if side in writers:
+            writers[side].add(line)
+    train.flush()
+    holdout.flush()
+    return PartShards(train=tuple(train.entries), holdout=tuple(holdout.entries))
+
+
+def canonical_lines(
+    part: Part, files: Sequence[SourceFile], outline: Outline, decision: bytes
+) -> Iterator[tuple[int, bytes]]:
+    """(side, canonical line without line break) of every valid row of a part. Arguments as of `write_part`.
+
+    A row's id is the 64-bit digest of its canonical messages, with `-2`, `-3`, ... for its repetitions.
+    """
+    decided = msgspec.msgpack.decode(decision, type=Decision)
+    lines = np.frombuffer(decided.lines, "<u4").tolist()
+    digests = np.frombuffer(decided.digests, "<u8").tolist()
     # What the first pass let pass is not judged again, least of all without the base model's tokenizer.
     lenient: dict[str, Severity] = {
         code: "off" if kind.adjustable else kind.severity for code, kind in CODES.items()
     }
-    reader = RowReader(Problems(lenient), special_tokens=frozenset())
-    row, total = 0, len(examined.digests)
-    for file in examined.files:
-        for valid in reader.read(file):
-            # Rows that a later check refused the first time are read again, and passed over again.
-            if row == total or examined.index.place(row) != (file.name, valid.line):
-                continue
-            digest = hashlib.sha256(valid.encoded).digest()
-            if int.from_bytes(digest[:8], "big") != examined.digests[row]:
-                raise DatasetChanged(f"line {valid.line} of {file.name} is not the row that was examined")
-            copy = examined.copies.get(row)
-            ident = digest.hex()[:ID_LENGTH] + (f"-{copy}" if copy else "")
-            yield examined.cut.sides[row], valid.row.encode(ident)
-            row += 1
+    head = outline.files[part.file]
+    source = outline.source(part.file, files)
+    reader = RowReader(Notes(lenient, head.name), Form(outline.form, ""), frozenset())
+    row, total = 0, len(lines)
+    for block in PartReader(source, head, part, lambda _line, _fault: None):
+        rows = reader.read(block)
+        found = list(map(xxhash.xxh3_64_intdigest, rows.encoded))
+        # Rows that a later check refused the first time come again, and are passed over again.
+        kept: list[int] = []
+        idents: list[str] = []
+        for index, (line, digest) in enumerate(zip(rows.lines, found, strict=True)):
+            at = row + len(kept)
+            if at < total and lines[at] == line and digests[at] == digest:
+                copy = decided.copies.get(at)
+                kept.append(index)
+                idents.append(f"{digest:016x}-{copy}" if copy else f"{digest:016x}")
+        chosen = rows.without(set(range(len(rows))).difference(kept)) if len(kept) < len(rows) else rows
+        yield from zip(decided.sides[row : row + len(kept)], chosen.lines_of(idents), strict=True)
+        row += len(kept)
+    if row != total:
+        raise DatasetChanged(
+            f"{head.name} is not what was checked: of {total:,} rows, the one behind row {row:,} is another"
+        )

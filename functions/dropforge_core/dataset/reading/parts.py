@@ -78,7 +78,10 @@ def split(files: Sequence[FileOutline], part_bytes: int) -> tuple[Part, ...]:
     for index, file in enumerate(files):
         if file.fault is not None:
             continue
-        step = max(1, part_bytes * file.units // max(file.size, 1)) if file.divisible else file.units
+        if not file.divisible:
+            parts.append(Part(len(parts), index, 0, file.units))
+            continue
+        step = max(1, part_bytes * file.units // max(file.size, 1))
         for start in range(0, file.units, step):
             parts.append(Part(len(parts), index, start, min(start + step, file.units)))
     return tuple(parts)

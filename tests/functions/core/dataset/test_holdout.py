@@ -44,7 +44,10 @@ def test_no_near_duplicate_straddles_the_cut_by_another_measure(addresses):
     The same street with another number has ratio 1; one word in eight changed has 0.875.
     """
     split = {TRAIN: [], EVAL: []}
-    for side, line in canonical_lines(addresses):
+    (part,) = addresses.parts
+    for side, line in canonical_lines(
+        part, [local_file(ADDRESSES)], addresses.outline, addresses.decision(part)
+    ):
         split[side].append(folded(json.loads(line)["messages"][1]["content"]))
     twins = []
     for held in split[EVAL]:
@@ -68,7 +71,7 @@ def test_rows_keep_their_side_in_another_order():
     """Where in the file a row stands says nothing about its side."""
     rows = [chat(question(n)) for n in range(400)]
     forward, backward = sides_of(rows).sides, sides_of(rows[::-1]).sides
-    assert forward == backward[::-1]
+    assert forward.tolist() == backward[::-1].tolist()
 
 
 def test_like_prompts_fall_on_one_side():

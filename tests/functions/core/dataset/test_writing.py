@@ -21,6 +21,12 @@ class Shelf:
         return f"{side}/{name}"
 
 
+def written(files, recipe):
+    shelf = Shelf()
+    examined = examine(files, recipe)
+    return shelf, examined, write(examined, files, shelf)
+
+
 def rows_on(shelf, side):
     return [
         json.loads(line)
@@ -34,9 +40,7 @@ def test_every_valid_row_is_written_once_and_the_manifest_is_true(recipe, monkey
     """Shards hold all rows between them, in order; the manifest has the digest and size of each."""
     monkeypatch.setattr(writing, "SHARD_BYTES", 5000)
     rows = [chat(question(n)) for n in range(300)]
-    examined = examine([in_memory(as_lines(*rows), chunk=777)], recipe())
-    shelf = Shelf()
-    manifest = write(examined, shelf)
+    shelf, examined, manifest = written([in_memory(as_lines(*rows), chunk=777)], recipe())
     train, held = rows_on(shelf, "train"), rows_on(shelf, "eval")
     assert len(manifest.train) > 1
     assert [row["messages"] for row in train] == [
@@ -56,9 +60,7 @@ def test_a_repeated_row_keeps_its_weight_in_training_and_counts_once_in_evaluati
     """Copies have ids of their own in training; in a given eval file the second copy is left out."""
     train = in_memory(as_lines(*[chat(question(n)) for n in (1, 2, 1, 3, 1)]), "train.jsonl")
     held = in_memory(as_lines(*[chat(question(n)) for n in (40, 50, 40)]), "eval.jsonl")
-    shelf = Shelf()
-    examined = examine([train, held], recipe())
-    write(examined, shelf)
+    shelf, examined, _ = written([train, held], recipe())
     ids = [row["id"] for row in rows_on(shelf, "train")]
     assert ids[2] == ids[0] + "-2"
     assert ids[4] == ids[0] + "-3"
@@ -81,13 +83,8 @@ def test_what_is_not_chat_becomes_canonical(recipe):
     made = {}
     for name, row in cases.items():
         other = json.loads(json.dumps(row).replace("a b", "x y"))
-        shelf = Shelf()
-        write(
-            examine(
-                [in_memory(as_lines(row, other))], recipe(method="dpo" if name == "preference" else "sft")
-            ),
-            shelf,
-        )
+        method = "dpo" if name == "preference" else "sft"
+        shelf, _, _ = written([in_memory(as_lines(row, other))], recipe(method=method))
         made[name] = next(r for r in rows_on(shelf, "") if "a b" in json.dumps(r))
     roles = {name: [(m["role"], m["content"]) for m in row["messages"]] for name, row in made.items()}
     assert roles["alpaca"] == [("user", "a b\n\nc"), ("assistant", "d")]
@@ -103,8 +100,18 @@ def test_dropped_rows_are_not_written(recipe):
     """Neither faulty rows nor those refused for their length reach a shard."""
     rows = [chat(question(n)) for n in range(60)]
     body = as_lines(*rows[:30], {"messages": []}, *rows[30:])
-    shelf = Shelf()
-    write(examine([in_memory(body)], recipe(dataset={"on_invalid": "drop", "max_dropped_share": 0.1})), shelf)
+    rules = {"on_invalid": "drop", "max_dropped_share": 0.1}
+    shelf, _, _ = written([in_memory(body)], recipe(dataset=rules))
+    assert len(rows_on(shelf, "")) == 60
+
+
+def test_rows_on_one_line_are_told_apart(recipe):
+    """Of an array on one line, each row goes where it belongs, also where the length check refused one between."""
+    rows = [chat(question(n)) for n in range(60)]
+    rows.insert(20, chat("much " * 4000))
+    rules = {"on_invalid": "drop", "max_dropped_share": 0.1, "checks": {"OVER_LENGTH_ESTIMATED": "error"}}
+    shelf, examined, _ = written([in_memory(json.dumps(rows).encode(), "train.json")], recipe(dataset=rules))
+    assert examined.report.rows == 61
     assert len(rows_on(shelf, "")) == 60
 
 
@@ -115,14 +122,14 @@ def test_a_file_that_changes_between_the_passes_is_noticed(recipe, second):
         as_lines(*[chat(question(n)) for n in range(30)]),
         as_lines(*[chat(question(n + 1)) for n in range(second)]),
     ]
-    file = SourceFile("train.jsonl", lambda start: iter([bodies[0][start:]]), 1000)
+    file = SourceFile("train.jsonl", lambda start: iter([bodies[0][start:]]), len(bodies[0]))
     examined = examine([file], recipe())
     del bodies[0]
     with pytest.raises(DatasetChanged):
-        write(examined, Shelf())
+        write(examined, [file], Shelf())
 
 
 def test_an_invalid_dataset_can_not_be_written(recipe):
     """There is nothing to write where there is no valid whole."""
     with pytest.raises(ValueError, match="valid"):
-        write(examine([in_memory(b"{\n")], recipe()), Shelf())
+        written([in_memory(b"{\n")], recipe())

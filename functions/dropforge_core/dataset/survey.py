@@ -1,0 +1,148 @@
+"""Everything that can be told of one part of a dataset by itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import xxhash
+
+from dropforge_core.dataset.balance import Balance
+from dropforge_core.dataset.codes import Severity
+from dropforge_core.dataset.findings import Column, Findings, Tallies
+from dropforge_core.dataset.likeness.sketch import Sketcher
+from dropforge_core.dataset.outline import Outline
+from dropforge_core.dataset.problems import Notes, severities
+from dropforge_core.dataset.reading.blocks import PartReader
+from dropforge_core.dataset.reading.parts import Part
+from dropforge_core.dataset.reading.source import SourceFile
+from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, Form, RowBlock, RowReader
+from dropforge_core.dataset.tokens import TokenCounter, TokenTally
+from dropforge_core.recipe import DatasetRules, Recipe
+
+Progress = Callable[[int], None]
+"""Told the bytes read since the last time."""
+
+
+def survey(  # noqa: PLR0913  # options by name
+    part: Part,
+    files: Sequence[SourceFile],
+    outline: Outline,
+    recipe: Recipe | None = None,
+    *,
+    tokenizer: TokenCounter | None = None,
+    progress: Progress | None = None,
+) -> Findings:
+    """Check every row of one part, and note of each valid one what is compared with the rows of other parts.
+
+    Args:
+        part: one of `outline.parts()`.
+        files: as they were given to `outline`.
+        outline: of the whole dataset.
+        recipe: its rules and length limit; None checks by the defaults, without a length limit.
+        tokenizer: the base model's; without it lengths are estimated, and said to be.
+        progress: see `Progress`.
+    """
+    return _Surveyor(part, files, outline, recipe, tokenizer).run(progress or (lambda _: None))
+
+
+class _Surveyor:
+    def __init__(
+        self,
+        part: Part,
+        files: Sequence[SourceFile],
+        outline: Outline,
+        recipe: Recipe | None,
+        tokenizer: TokenCounter | None,
+    ) -> None:
+        rules = recipe.dataset if recipe else DatasetRules()
+        severity = severities(rules)
+        head = outline.files[part.file]
+        self._part = part
+        self._notes = Notes(severity, head.name)
+        special = tokenizer.special if tokenizer else WELL_KNOWN_TOKENS
+        form = Form(outline.form, outline.first_seen_from(part.file))
+        self._reader = RowReader(self._notes, form, special)
+        self._blocks = PartReader(outline.source(part.file, files), head, part, self._reader.below)
+        limit = recipe.training.max_seq_len if recipe else None
+        self._tokens = TokenTally(limit, tokenizer, count_all=outline.small)
+        self._balance = Balance()
+        self._columns = _Columns(outline, severity)
+
+    def run(self, progress: Progress) -> Findings:
+        read = 0
+        for block in self._blocks:
+            rows = self._reader.read(block)
+            whole = np.fromiter(map(xxhash.xxh3_64_intdigest, rows.encoded), np.uint64, len(rows))
+            refused = self._refused(rows, whole)
+            if refused:
+                rows = rows.without(refused)
+                whole = np.delete(whole, sorted(refused))
+            self._columns.add(rows, whole)
+            self._balance.add(rows)
+            progress(self._blocks.bytes - read)
+            read = self._blocks.bytes
+        progress(self._blocks.bytes - read)
+        return Findings(
+            part=self._part,
+            lines=self._blocks.lines,
+            rows=self._reader.rows,
+            faulty=self._reader.faulty,
+            bytes=self._blocks.bytes,
+            problems=self._notes.tally,
+            tallies=Tallies(
+                private=self._reader.private,
+                tokens=self._tokens.state(),
+                balance=self._balance.state(),
+            ),
+            columns=self._columns.arrays(),
+        )
+
+    def _refused(self, rows: RowBlock, whole: Column) -> set[int]:
+        """Rows that are longer than the model may see, where that is an error."""
+        too_long = self._tokens.check(rows, whole)
+        return {index for index, fault in too_long if self._reader.reject(rows.lines[index], fault)}
+
+
+class _Columns:
+    """Gathers the columns of all blocks; which there are depends on the outline and the rules alone."""
+
+    def __init__(self, outline: Outline, severity: Mapping[str, Severity]) -> None:
+        given = "eval" in outline.sides
+        compares = given and severity["LEAKAGE_EXACT"] != "off"
+        self._prompts = compares or severity["CONFLICTING_ANSWERS"] != "off"
+        # Without eval files the hold-out is cut by likeness, whatever else is off.
+        alike = {severity["NEAR_DUPLICATE"], severity["LEAKAGE_NEAR"] if given else "off"} != {"off"}
+        self._sketcher = Sketcher(outline.common_features) if alike or not given else None
+        self._pieces: dict[str, list[Column]] = {}
+
+    def add(self, rows: RowBlock, whole: Column) -> None:
+        count = len(rows)
+        columns: dict[str, Column] = {
+            "line": np.array(rows.lines, np.uint32),
+            "whole": whole,
+            "content": _content(rows, whole),
+            "size": np.fromiter(map(len, rows.encoded), np.uint32, count),
+        }
+        if self._prompts:
+            digests = np.fromiter(map(xxhash.xxh3_64_intdigest, prompts := rows.prompts()), np.uint64, count)
+            empty = np.fromiter(map(len, prompts), np.uint32, count) == 0
+            columns["prompt"] = np.where(empty, np.uint64(0), digests)
+        if self._sketcher:
+            columns |= self._sketcher.sketch(rows.asked())
+        for name, values in columns.items():
+            self._pieces.setdefault(name, []).append(values)
+
+    def arrays(self) -> dict[str, Column]:
+        if not self._pieces:
+            # The names and types must be there for a part without rows, too.
+            self.add(RowBlock.of(()), np.empty(0, np.uint64))
+        return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
+
+
+def _content(rows: RowBlock, whole: Column) -> Column:
+    """Digests of rows with all they carry; those of rows without meta are `whole`."""
+    metas = rows.metas()
+    if not any(metas):
+        return whole
+    carried = np.fromiter(map(xxhash.xxh3_64_intdigest, metas), np.uint64, len(metas))
+    bare = np.fromiter(map(len, metas), np.uint32, len(metas)) == 0
+    return np.where(bare, whole, whole * np.uint64(0x9E3779B97F4A7C15) ^ carried)

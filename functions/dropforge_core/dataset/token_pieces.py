@@ -1,0 +1,376 @@
+r"""How many tokens a text has, exactly, without giving all of it to the tokenizer.
+
+A tokenizer reads 2-3 MB/s. Text repeats its words, so most of it can be counted by looking up words that the
+tokenizer has counted before. That is exact only where the text is cut at places that no token ever covers.
+
+Where a text may be cut. Call a space *single* when neither neighbour is white space (as `str.isspace` has it,
+which is wider than Unicode's White_Space, so fewer cuts). The text is cut before single spaces. Each step of
+the pipeline must then give the same for the whole as for the pieces one by one:
+
+1. Added tokens are found before anything else, leftmost first and of those the longest. None may reach over a
+   cut: no content has a single space inside or at its end, and none has `lstrip`, `rstrip` or `single_word`,
+   which look beyond it.
+2. The normaliser is NFC or nothing. U+0020 is a starter that composes with nothing before it, so NFC of a
+   whole is NFC of its pieces (UAX #15, section 9: boundaries of normalisation).
+3. The pre-tokenisers, in their order, are
+   a. any number that only part runs of one class of characters from the rest (Digits, Punctuation, and the
+      patterns of `RUNS`): they look at nothing but the run;
+   b. then one of `WORDS`. All these patterns look ahead by one character at most and never behind; a match
+      that has taken a character other than white space takes no space after it; and the look-ahead
+      `\s+(?!\S)` is asked inside a run of white space only, which a piece never parts. So a match ends
+      before every single space, and the matches on both sides are those of the pieces;
+   c. then whatever works on one pre-token at a time (ByteLevel, Digits, Punctuation, Split).
+4. BPE works on one pre-token at a time, without dropout. `ignore_merges` and byte fallback change nothing.
+5. Nothing is added, cut off or padded at the end: `add_special_tokens=False`, truncation and padding off.
+
+Tokenizers of SentencePiece's kind turn spaces into U+2581 and have no pre-tokeniser, so step 3 does not cut.
+There the vocabulary does: BPE can't join over a place where no token of the vocabulary has U+2581 behind
+another character. That is looked up, token by token. A text that has U+2581 itself is not cut.
+
+A piece that is new is cut once more where the family's patterns always end a match (`_Family.inner`), around
+added tokens first, so that `today,` and `today.` cost one call between them.
+
+Anything else, such as an unknown pattern, a normaliser that prepends or lower-cases, or another model than
+BPE, is counted as a whole. docs/adr/0007-exact-counts-by-the-word.md has the measurements.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from tokenizers import Tokenizer
+
+MOST_PIECES: Final = 1 << 18
+"""Pieces remembered at a time: about 35 MB. When there are more, all are forgotten: those that recur are back
+within a few rows."""
+
+LONGEST_PIECE: Final = 48
+"""Characters; longer pieces hardly recur."""
+
+_NOT_A_PIECE: Final = 1 << 40
+"""What a word counts for that is no piece, because white space stands beside its space. More than any text."""
+
+_SPLIT_HERE: Final = re.compile(r" (?=\S)(?<=\S )")
+"""A single space. Written so that the scan is for a plain character."""
+
+_REACHES_OVER: Final = re.compile(r"\S (?:\S|\Z)")
+"""An added token that could reach over a cut."""
+
+_LETTER_ENDS: Final = r"(?<=[A-Za-z])(?=[!-&(-/:-@\[-`{-~0-9])"
+"""A run of letters ends before ASCII punctuation other than the apostrophe of contractions, and before digits."""
+_DIGIT_ENDS: Final = r"(?<=[0-9])(?=[!-/:-@A-Z\[-`a-z{-~])"
+_DIGIT_BEGINS: Final = r"(?<=[!-/:-@\[-`{-~])(?=[0-9])"
+
+_SPACE: Final = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+r"""White_Space of Unicode, as tokenizers have it. Python's `\s` also takes U+001C-001F, where matches go on."""
+
+_BEFORE_SPACES: Final = re.compile(
+    f"{_LETTER_ENDS}|{_DIGIT_ENDS}|{_DIGIT_BEGINS}|(?<=[^{_SPACE}])(?=[{_SPACE}])"
+)
+"""Where no pattern joins white space to what stands before it (GPT-2)."""
+
+_AFTER_LINES: Final = re.compile(
+    f"{_LETTER_ENDS}|{_DIGIT_ENDS}|{_DIGIT_BEGINS}|(?<=[^{_SPACE}])(?=(?![\\r\\n])[{_SPACE}])|(?<=[\\r\\n])(?=[^{_SPACE}/])"
+)
+r"""Where line breaks may belong to the punctuation before them (`[\r\n]*`, in o200k also with `/`), and white
+space that has one ends with the last of them (`\s*[\r\n]+`)."""
+
+_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CL100K: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_MARKS: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_O200K: Final = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s"
+    r"|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_DEEPSEEK: Final = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+WORDS: Final[Mapping[str, re.Pattern[str]]] = {
+    _GPT2: _BEFORE_SPACES,
+    _CL100K % "{1,3}": _AFTER_LINES,  # cl100k, Llama 3, GLM
+    _CL100K % "+": _AFTER_LINES,  # MiniCPM, behind a split of digits
+    _CL100K % "": _AFTER_LINES,  # Qwen 2 and 3
+    _MARKS: _AFTER_LINES,  # Qwen 3.5
+    _O200K % (_CONTRACTIONS, _CONTRACTIONS, "{1,3}"): _AFTER_LINES,  # o200k, Llama 4
+    _O200K % ("", "", ""): _AFTER_LINES,  # Tekken (Mistral), Nemotron
+    _DEEPSEEK: _AFTER_LINES,
+}
+"""Patterns that end a match before every single space, and where else they always end one."""
+
+RUNS: Final = frozenset({r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+"})  # noqa: RUF001  # as DeepSeek writes it
+"""Patterns that match runs of one class of characters, white space not among them."""
+
+_UNDERSCORE: Final = "\u2581"
+_JOINS_OVER: Final = re.compile(f"[^{_UNDERSCORE}]{_UNDERSCORE}")
+
+_NASTY: Final = (
+    "It's  a test,isn't it?\n\nYes:\t'12,345.67' -- 3rd; naïve re\u0301sume\u0301 İstanbul ǅ ﬁ\r\n  x = y_1;\n\n\n// end/\n/ n\n"
+    " 你好,世界。 これは 日本語 한국어 e\u0301\u0323 \u0301x \u200b zero\u200bwidth a\u00a0b \u00a0 c \u2003d\u2028e \u0378 ٣٤٥٦ ½ Ⅷ x² "
+    "👩‍👩‍👧‍👦 👍🏽 🇩🇪. ' s 's'S don'T we'LL o'ree I'm'd (a)b[c]{d}<e>@f#g$h%i^j&k*l ~`|\\ \x1c \x85 z  "
+)
+"""What the conditions above are about, in one text; counted both ways before a tokenizer is trusted to pieces."""
+
+
+class AddedToken(msgspec.Struct):
+    """A token that is found before anything else looks at the text."""
+
+    content: str
+    special: bool = False
+    normalized: bool = False
+    """Whether it is looked for behind the normaliser."""
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+
+class _Model(msgspec.Struct):
+    type: str = "BPE"
+    dropout: float | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    vocab: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Layout(msgspec.Struct):
+    """What matters here of a `tokenizer.json`; its merges, most of the file, are passed over."""
+
+    model: _Model
+    added_tokens: list[AddedToken] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+
+    @property
+    def normalizers(self) -> list[dict[str, Any]]:
+        """The single steps of the normaliser, those of sequences too."""
+        return _steps(self.normalizer, "normalizers")
+
+    @property
+    def pre_tokenizers(self) -> list[dict[str, Any]]:
+        """The single steps of the pre-tokeniser, those of sequences too."""
+        return _steps(self.pre_tokenizer, "pretokenizers")
+
+
+def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [step for inner in part[inside] for step in _steps(inner, inside)]
+
+
+class _Family(NamedTuple):
+    """How a tokenizer's text may be cut."""
+
+    inner: re.Pattern[str] | None
+    """Where pieces may be cut again; None where they may not."""
+    replaced: bool = False
+    """Spaces become U+2581."""
+
+
+def _family(layout: Layout) -> _Family | None:
+    """How a tokenizer's texts may be cut; None where nothing is known of it."""
+    if layout.model.type != "BPE" or layout.model.dropout:
+        return None
+    for token in layout.added_tokens:
+        looks_around = token.lstrip or token.rstrip or token.single_word
+        if looks_around or _REACHES_OVER.search(token.content):
+            return None
+    if all(step["type"] == "NFC" for step in layout.normalizers):
+        found = _by_words(layout.pre_tokenizers)
+        if found is not None:
+            return found
+    return _by_vocabulary(layout)
+
+
+def _by_words(steps: Sequence[Mapping[str, Any]]) -> _Family | None:
+    """The family of pre-tokenisers one of which ends a pre-token before every single space."""
+    inner: re.Pattern[str] | None = None
+    for step in steps:
+        if inner is not None:
+            if step["type"] not in ("ByteLevel", "Digits", "Punctuation", "Split"):
+                return None
+        elif not _parts_runs(step):
+            inner = _words_of(step)
+            if inner is None:
+                return None
+    if inner is None:
+        return None
+    # A prefix that each text gets would be given to the parts of a piece as well.
+    prefixed = any(step.get("add_prefix_space") for step in steps)
+    return _Family(None if prefixed else inner)
+
+
+def _parts_runs(step: Mapping[str, Any]) -> bool:
+    """Whether a pre-tokeniser does no more than part runs of one class of characters from the rest."""
+    if step["type"] == "Punctuation":
+        return step["behavior"] in ("Isolated", "Contiguous")
+    if step["type"] == "Split":
+        return _pattern(step) in RUNS and step["behavior"] == "Isolated" and not step.get("invert")
+    return bool(step["type"] == "Digits")
+
+
+def _words_of(step: Mapping[str, Any]) -> re.Pattern[str] | None:
+    """Where pieces may be cut again behind a pre-tokeniser that ends a pre-token before every single space."""
+    if step["type"] == "ByteLevel":
+        return WORDS[_GPT2] if step.get("use_regex", True) else None
+    if step["type"] != "Split":
+        return None
+    # `Removed` and inverted keeps the matches and drops what is between them, which is nothing.
+    way = (step["behavior"], bool(step.get("invert")))
+    return WORDS.get(_pattern(step)) if way in (("Isolated", False), ("Removed", True)) else None
+
+
+def _pattern(step: Mapping[str, Any]) -> str:
+    """A Split's regular expression, line breaks escaped."""
+    found = str(step["pattern"].get("Regex", ""))
+    return found.replace("\r", r"\r").replace("\n", r"\n")
+
+
+def _by_vocabulary(layout: Layout) -> _Family | None:
+    """The family of SentencePiece's kind, if no token reaches over a space."""
+    model = layout.model
+    if not replaces_spaces(layout) or model.continuing_subword_prefix or model.end_of_word_suffix:
+        return None
+    vocabulary = msgspec.json.decode(model.vocab, type=dict[str, int])
+    if _UNDERSCORE not in vocabulary or any(map(_JOINS_OVER.search, vocabulary)):
+        return None
+    if any(token.normalized and _UNDERSCORE in token.content for token in layout.added_tokens):
+        return None
+    return _Family(None, replaced=True)
+
+
+def replaces_spaces(layout: Layout) -> bool:
+    """Whether spaces become U+2581 (and Metaspace puts one in front), and nothing else happens before BPE."""
+    before = [(step["type"], step.get("pattern"), step.get("content")) for step in layout.normalizers]
+    steps = layout.pre_tokenizers
+    if before == [("Replace", {"String": " "}, _UNDERSCORE)]:
+        # Gemma splits at spaces that are no longer there.
+        return all(step["type"] == "Split" and step["pattern"] == {"String": " "} for step in steps)
+    return not before and [(step["type"], step.get("replacement")) for step in steps] == [
+        ("Metaspace", _UNDERSCORE)
+    ]
+
+
+class PieceCounter:
+    """Counts the tokens of texts by their pieces. Keeps what it has counted, up to `MOST_PIECES`."""
+
+    def __init__(self, tokenizer: Tokenizer, layout: Layout) -> None:
+        """Take a tokenizer whose truncation and padding are off.
+
+        Raises:
+            ValueError: where its texts can't be cut, or the pieces of a text do not add up.
+        """
+        family = _family(layout)
+        if family is None:
+            raise ValueError("a tokenizer whose texts can't be cut into pieces")
+        self._encode = tokenizer.encode
+        self._replaced = family.replaced
+        self._inner = family.inner
+        self._pieces: dict[str, int] = {}
+        self._parts: dict[str, int] = {}
+        contents = sorted((t.content for t in layout.added_tokens if t.content), key=len, reverse=True)
+        self._added = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
+        self._one_search = len({token.normalized for token in layout.added_tokens}) < 2
+        """Added tokens are looked for at once, and not some before the normaliser and some behind it."""
+        self._as_written = not layout.normalizers or not any(t.normalized for t in layout.added_tokens)
+        """Added tokens are in a text if and only if its characters show them."""
+        beside = [
+            f"{left}{token}{right}"
+            for token in contents[:32]
+            for left in ("a", " ")
+            for right in ("b ", "\n")
+        ]
+        for text in (_NASTY, *beside):
+            if self.count(text) != self.whole(text):
+                raise ValueError("pieces of a text that do not add up to the whole")
+
+    def whole(self, text: str) -> int:
+        """Tokens of a text, counted by the tokenizer."""
+        return len(self._encode(text, add_special_tokens=False))
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, control tokens included."""
+        if not text or (self._replaced and _UNDERSCORE in text):
+            return self.whole(text)
+        words = text.split(" ")
+        # Keys of the text's ends are marked by a space, which no other key has there: nothing comes before the
+        # first word, and white space may end the last.
+        words[0] = " " + words[0]
+        words[-1] += " "
+        total = self._sum(words)
+        if total < _NOT_A_PIECE:
+            return total
+        words = _SPLIT_HERE.split(text)
+        words[0] = " " + words[0]
+        words[-1] += " "
+        return self._sum(words)
+
+    def _sum(self, words: list[str]) -> int:
+        pieces = self._pieces
+        try:
+            return sum(map(pieces.__getitem__, words))
+        except KeyError:
+            pass
+        passing = []
+        for word in {*words}.difference(pieces):
+            pieces[word], recurs = self._learn(word)
+            if not recurs:
+                passing.append(word)
+        total = sum(map(pieces.__getitem__, words))
+        for word in passing:
+            del pieces[word]
+        if len(pieces) > MOST_PIECES:
+            pieces.clear()
+        return total
+
+    def _learn(self, key: str) -> tuple[int, bool]:
+        """Tokens of one piece by its key, and whether it may come again."""
+        first, last = key.startswith(" "), key.endswith(" ")
+        body = key[first : len(key) - last]
+        if not body or (body[-1].isspace() and not last) or (body[0].isspace() and not first):
+            return _NOT_A_PIECE, True
+        text = body if first else " " + body
+        if self._inner is None:
+            return self.whole(text), len(text) <= LONGEST_PIECE
+        return self._by_parts(text)
+
+    def _by_parts(self, text: str) -> tuple[int, bool]:
+        if not self._as_written and not text.isascii():
+            return self.whole(text), len(text) <= LONGEST_PIECE
+        found = self._added.search(text)
+        if found is None:
+            return self._sum_parts(text), len(text) <= LONGEST_PIECE
+        if not self._one_search:
+            return self.whole(text), False
+        total = begin = 0
+        while found:
+            # An added token parts a text for all that comes after, so what lies between is a text of its own.
+            total += self._sum_parts(text[begin : found.start()]) + 1
+            begin = found.end()
+            found = self._added.search(text, begin)
+        return total + self._sum_parts(text[begin:]), False
+
+    def _sum_parts(self, text: str) -> int:
+        assert self._inner is not None  # noqa: S101  # callers have looked
+        total, known = 0, self._parts
+        for part in self._inner.split(text):
+            tokens = known.get(part)
+            if tokens is None:
+                tokens = self.whole(part)
+                if len(part) <= LONGEST_PIECE:
+                    known[part] = tokens
+            total += tokens
+        if len(known) > MOST_PIECES:
+            known.clear()
+        return total
