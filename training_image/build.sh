@@ -18,7 +18,7 @@ trap 'rm -f "$metadata"' EXIT
 output=--load
 if [[ -n ${PUSH:-} ]]; then output=--push; fi
 docker buildx build --platform linux/amd64 --file training_image/Dockerfile \
-  --build-arg "BASE=$tag@$digest" --label "org.opencontainers.image.revision=$commit" \
+  --build-arg "BASE=$tag@$digest" --build-arg "COMMIT=$commit" --label "org.opencontainers.image.revision=$commit" \
   --tag "$image" --metadata-file "$metadata" "$output" .
 built=$(sed -n 's/.*"containerimage.digest": *"\(sha256:[0-9a-f]*\)".*/\1/p' "$metadata" | head -n 1)
 

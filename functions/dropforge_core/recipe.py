@@ -43,6 +43,9 @@ TagText = Annotated[str, StringConstraints(pattern=r"^[\w .:/=+\-@]*$", max_leng
 TRANSFORM_FAMILIES: Final = frozenset({"g4dn", "g5", "g6", "g6e"})
 """GPU families that CreateTransformJob takes (`TransformInstanceType`)."""
 
+FROZEN_MODULES: Final = frozenset({"lm_head", "embed_out", "embed_tokens", "wte"})
+"""What models call their embeddings and their output head."""
+
 MAX_TAGS: Final = 40
 """SageMaker takes 50 tags a job; the service's own need room."""
 
@@ -109,6 +112,8 @@ class Adapter(Section):
     """Rank-stabilised scale (arXiv 2312.03732)."""
     dora: bool = False
     """Weight-decomposed LoRA (arXiv 2402.09353)."""
+    lora_plus_ratio: float | None = Field(None, gt=1, le=64)
+    """LoRA+: the B matrices learn this many times faster than the A matrices (arXiv 2402.12354 has 16)."""
 
 
 class Training(Section):
@@ -131,6 +136,8 @@ class Training(Section):
     """Evaluations without a better held-out loss before stopping; None never stops early."""
     evals_per_epoch: int = Field(2, ge=1, le=100)
     """How often the held-out loss is measured in training."""
+    dpo_beta: float | None = Field(None, gt=0, le=10)
+    """With method dpo, the pull towards the base model (arXiv 2305.18290); None is 0.1."""
     seed: int = Field(17, ge=0, le=2**31 - 1)
 
     @model_validator(mode="after")
@@ -235,6 +242,8 @@ class Recipe(Section):
     method: Literal["sft", "dpo"] = "sft"
     quantization: Literal["nf4", "none"] = "nf4"
     adapter: Adapter = Adapter()
+    chat_template: str | None = Field(None, min_length=1, max_length=49_152)
+    """Jinja text in place of the tokenizer's chat template; needed where the base model brings none."""
     training: Training = Training()
     dataset: DatasetRules = DatasetRules()
     evaluation: Evaluation = Evaluation()
@@ -262,8 +271,14 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(path, what would agree and why) of every pair of fields that can't both be meant."""
     yield from _measuring_conflicts(recipe.evaluation, recipe.gate)
     yield from _compute_conflicts(recipe.compute)
+    yield from _adapter_conflicts(recipe.adapter, recipe.training.learning_rate)
     if recipe.method == "dpo" and recipe.training.packing and "packing" in recipe.training.model_fields_set:
         yield "training.packing", "false with method dpo: pairs are compared row by row"
+    if recipe.method == "sft" and recipe.training.dpo_beta is not None:
+        yield (
+            "training.dpo_beta",
+            "nothing with method sft: it weighs preference pairs against the base model",
+        )
     if recipe.dataset.min_rows > recipe.dataset.max_rows:
         yield "dataset.min_rows", f"at most max_rows, which is {recipe.dataset.max_rows}"
     if len(recipe.tags) > MAX_TAGS:
@@ -297,6 +312,25 @@ def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, 
             close = difflib.get_close_matches(name, REGISTRY, n=1)
             wanted = f"the metric '{close[0]}'" if close else "one of " + ", ".join(REGISTRY)
             yield path, f"{wanted}; {ascii(name)[:60]} is no metric"
+
+
+def _adapter_conflicts(adapter: Adapter, learning_rate: float) -> Iterator[tuple[str, str]]:
+    ratio = adapter.lora_plus_ratio
+    if ratio is not None and ratio * learning_rate > 1:
+        yield (
+            "adapter.lora_plus_ratio",
+            f"at most {1 / learning_rate:g}, which is 1 / training.learning_rate: B learns at their product",
+        )
+    if adapter.targets == "all-linear":
+        return
+    if len(set(adapter.targets)) < len(adapter.targets):
+        yield "adapter.targets", "each module once"
+    for place, target in enumerate(adapter.targets):
+        if target.rsplit(".", 1)[-1] in FROZEN_MODULES:
+            yield (
+                f"adapter.targets.{place}",
+                "a linear layer of the blocks: the loss goes through an output head that stays frozen",
+            )
 
 
 def _compute_conflicts(compute: Compute) -> Iterator[tuple[str, str]]:

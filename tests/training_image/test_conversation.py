@@ -1,5 +1,7 @@
 """Which tokens are taught."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tuner.conversation import ChatCodec, Document, NotTeachable
+from dropforge_core.dataset.tokens import load_tokenizer
+from tuner.conversation import ChatCodec, Document, NotTeachable, tools_of
+from tuner.data import Row, encode_rows
+from tuner.failure import Failure
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +111,102 @@ def test_a_template_that_rewrites_history_gives_one_document_an_answer(tokenizer
     assert tokenizer.decode(second.ids) == "one|u|two|dos"
 
 
-def test_a_base_without_template_gets_a_plain_one(tokenizer: Any) -> None:
-    """Base models are taught in a fixed plain form, which the codec names so that it can travel on."""
+def bare(tokenizer: Any) -> Any:
+    """The same tokenizer without a chat template, as base models come."""
+    stripped = copy.deepcopy(tokenizer)
+    stripped.chat_template = None
+    return stripped
 
-    class Bare:
-        chat_template = None
-        bos_token_id, eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-        encode = staticmethod(tokenizer.encode)
-        apply_chat_template = staticmethod(tokenizer.apply_chat_template)
 
-    codec = ChatCodec(Bare(), frozenset({tokenizer.eos_token_id}))
-    (document,) = codec.conversation(talk(("user", "one"), ("assistant", "uno")))
-    assert tokenizer.decode(document.ids) == "<|im_start|>### user\none\n### assistant\nuno<|im_end|>"
-    assert codec.template is not None
+def test_a_base_without_template_is_told_what_to_do(tokenizer: Any) -> None:
+    """How a conversation reads is never guessed: the failure names the recipe's key; plain text needs none."""
+    codec = ChatCodec(bare(tokenizer), frozenset({tokenizer.eos_token_id}))
+    with pytest.raises(Failure, match=r"BASE_MODEL: .* no chat template.*'chat_template' in the recipe"):
+        codec.conversation(talk(("user", "one"), ("assistant", "uno")))
+    (document,) = codec.conversation(talk(("assistant", "just a text")))
+    assert taught(tokenizer, document) == ["just a text<|im_end|>"]
+
+
+TOOLS_TEMPLATE = (
+    "{% for tool in tools or [] %}[tool {{ tool.function.name }}]{% endfor %}"
+    "{% for message in messages %}{{ message.role }}{{ bos_token }}{{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}|{% endfor %}"
+    "{% if add_generation_prompt %}assistant{{ bos_token }}{% endif %}"
+)
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_given_template_is_the_one_that_is_used(tokenizer: Any, own: bool) -> None:
+    """The recipe's text wins over the tokenizer's own, and stands in where there is none."""
+    given = ChatCodec(
+        tokenizer if own else bare(tokenizer), frozenset({tokenizer.eos_token_id}), template=TOOLS_TEMPLATE
+    )
+    (document,) = given.conversation(talk(("user", "one"), ("assistant", "uno")))
+    assert tokenizer.decode(document.ids) == "user<|im_start|>one|assistant<|im_start|>uno<|im_end|>"
+    assert taught(tokenizer, document) == ["uno<|im_end|>"]
+
+
+def test_tools_are_shown_in_training_and_in_serving_alike(tokenizer: Any) -> None:
+    """A row's tool definitions stand in prompt and document, at the same tokens, untaught."""
+    codec = ChatCodec(tokenizer, frozenset({tokenizer.eos_token_id}), template=TOOLS_TEMPLATE)
+    row = Row("r", tuple(talk(("user", "one"), ("assistant", "uno"))), meta={"tools": [WEATHER]})
+    ((document,),) = (example.documents for example in encode_rows([row], codec, "sft", 512))
+    assert tokenizer.decode(document.ids).startswith(
+        "[tool weather]user<|im_start|>one|assistant<|im_start|>uno"
+    )
+    prompt = codec.prompt(row.messages[:1], (WEATHER,))
+    assert document.ids[: len(prompt)].tolist() == prompt
+    assert not document.weights[: len(prompt)].any()
+
+
+def test_the_dataset_s_count_is_the_trainer_s_length(tiny_base: Path, tokenizer: Any) -> None:
+    """Validation counts, for a row with tools, the tokens that training computes: one template, one reading."""
+    config = json.loads((tiny_base / "tokenizer_config.json").read_bytes())
+    counter = load_tokenizer(
+        (tiny_base / "tokenizer.json").read_bytes(), json.dumps(config).encode(), TOOLS_TEMPLATE
+    )
+    assert counter is not None
+    messages = talk(("system", "be brief"), ("user", "one"), ("assistant", "uno"))
+    codec = ChatCodec(tokenizer, frozenset({tokenizer.eos_token_id}), template=TOOLS_TEMPLATE)
+    (document,) = codec.conversation(messages, (WEATHER,))
+    # The bar that follows the answer teaches nothing and is cut off.
+    assert counter.count(messages, [WEATHER]) == document.length + 1
+
+
+@pytest.mark.parametrize(
+    ("meta", "found"),
+    [({}, 0), ({"tools": None}, 0), ({"tools": WEATHER}, 1), ({"tools": [WEATHER, WEATHER]}, 2)],
+)
+def test_one_tool_is_a_list_of_one(meta: dict[str, Any], found: int) -> None:
+    """Rows give a list or a single definition."""
+    assert len(tools_of(meta)) == found
+
+
+def test_a_template_that_is_no_jinja_is_told_with_its_line(tokenizer: Any) -> None:
+    """A fault of the recipe's text is no fault of the rows."""
+    codec = ChatCodec(tokenizer, frozenset({tokenizer.eos_token_id}), template="one\n{% for %}")
+    with pytest.raises(Failure, match="BASE_MODEL: the chat template can't be read, its line 2"):
+        codec.conversation(talk(("user", "one"), ("assistant", "uno")))
+
+
+def test_the_tokenizer_of_another_model_is_found_out(tokenizer: Any) -> None:
+    """A token beyond the embedding is no index error deep in a kernel."""
+    codec = ChatCodec(tokenizer, frozenset({tokenizer.eos_token_id}), vocabulary=20)
+    with pytest.raises(Failure, match="the tokenizer is not this model's"):
+        codec.prompt(talk(("user", "one")))
+
+
+def test_padding_side_and_special_tokens_of_the_tokenizer_change_nothing(tokenizer: Any) -> None:
+    """Rows are padded here and the template writes every special token, so neither setting adds or moves one."""
+    other = copy.deepcopy(tokenizer)
+    other.padding_side, other.truncation_side = "left", "left"
+    other.add_bos_token, other.add_eos_token = True, True
+    messages = talk(("user", "one"), ("assistant", "uno"))
+    stops = frozenset({tokenizer.eos_token_id})
+    (one,), (two,) = (ChatCodec(each, stops).conversation(messages) for each in (tokenizer, other))
+    assert one.ids.tolist() == two.ids.tolist()
+    assert one.ids.tolist().count(tokenizer.bos_token_id) == 2  # a turn each: this template begins turns so
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_what_is_copied_is_all_that_the_entry_point_imports() -> None:
 
 def test_the_base_is_an_exact_tag() -> None:
     """Version, CUDA and flavour are all named; the digest is resolved when the image is built."""
-    (base,) = [argument for keyword, argument in instructions() if keyword == "ARG"]
+    base, *_ = [argument for keyword, argument in instructions() if keyword == "ARG"]
     assert re.fullmatch(r"BASE=[a-z/]+:\d+\.\d+\.\d+-cuda\d+\.\d+-cudnn\d+-runtime", base)
     assert "latest" not in DOCKERFILE
 
@@ -90,6 +90,12 @@ def test_every_package_is_pinned_by_hash_and_torch_is_none_of_them() -> None:
     names = {line.split("==")[0] for line in packages}
     assert not names & {"torch", "triton"}
     assert not any(name.startswith("nvidia-") for name in names)
+
+
+def test_the_image_knows_its_commit() -> None:
+    """The build passes the commit that the artifacts' manifests name."""
+    assert ("ENV", "DROPFORGE_COMMIT=${COMMIT}") in instructions()
+    assert '--build-arg "COMMIT=$commit"' in (IMAGE / "build.sh").read_text()
 
 
 def test_the_build_script_parses() -> None:

@@ -13,7 +13,8 @@ from tuner.batching import MicroBatch, shape_batches, shared_beginning
 from tuner.conversation import Document
 from tuner.data import Row, encode_rows
 from tuner.likelihood import FrozenHead, make_batch, token_nll
-from tuner.model import LanguageModel, LogitTransform, attach_adapter, expand_quantized, load_base, trainable
+from tuner.model import LanguageModel, LogitTransform, attach_adapter, load_base, trainable
+from tuner.residency import expand_quantized
 
 CPU = torch.device("cpu")
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_jobs import SHORT, chat_rows, make_job, seal
 
 from dropforge_core.contracts import TrainingConfig
+from dropforge_core.recipe import Recipe
 from tuner.adapters import Variants
 from tuner.data import Row, encode_rows
 from tuner.failure import Failure
@@ -177,14 +178,27 @@ def test_targets_that_fit_nothing_list_what_would(tiny_base: Path, tmp_path: Pat
 
 def test_the_manifest_says_what_it_was_made_from(tiny_base: Path, tmp_path: Path) -> None:
     """Recipe, data and base digests, and the libraries' versions, travel with the adapter."""
-    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=SHORT)
+    container = make_job(
+        tmp_path / "ml",
+        tiny_base,
+        rows=ROWS,
+        recipe=SHORT,
+        image="registry/image@sha256:1",
+        source_commit="0123abc",
+    )
     train(container)
     config = TrainingConfig.model_validate_json((container.channel("config") / "training.json").read_bytes())
     manifest = json.loads((container.model / "manifest.json").read_bytes())
     assert manifest["recipe_digest"] == config.recipe_digest
     assert manifest["dataset_digest"] == config.dataset_digest
     assert manifest["base_model"]["name"] == "tiny-llama"
-    assert {"torch", "transformers", "peft", "bitsandbytes"} <= manifest["libraries"].keys()
+    assert Recipe.model_validate(manifest["recipe"]).digest == config.recipe_digest
+    assert manifest["source_commit"] == "0123abc"
+    assert manifest["image"] == "registry/image@sha256:1"
+    assert manifest["residency"] == "bf16"
+    assert manifest["seed"] == 17
+    assert manifest["saved_step"] == manifest["last_step"] == 12
+    assert {"torch", "transformers", "peft", "bitsandbytes", "python"} <= manifest["libraries"].keys()
     adapter = json.loads((container.model / "adapter_config.json").read_bytes())
     assert adapter["base_model_name_or_path"] == "tiny-llama"
     assert str(tmp_path) not in (container.model / "adapter_config.json").read_text()

@@ -1,4 +1,4 @@
-"""`python -m tuner {train|serve|cache-base-model}`: the image's entry point and PID 1."""
+"""`python -m tuner {train|serve|cache-base-model|merge}`: the image's entry point and PID 1."""
 
 import argparse
 import os
@@ -64,6 +64,10 @@ def run_verb(options: argparse.Namespace, container: "Container", stop: StopRequ
         from tuner.serve import serve  # noqa: PLC0415
 
         serve(container, stop, say)
+    elif options.verb == "merge":
+        from tuner.merge import merge  # noqa: PLC0415
+
+        merge(options.base, options.adapter, options.output, stop, say, weights=options.weights)
     else:
         from tuner.cache_base_model import cache_base_model  # noqa: PLC0415
 
@@ -80,6 +84,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     cache = verbs.add_parser("cache-base-model", parents=[shared], help="copy a base model into the bucket")
     cache.add_argument("--source", required=True, help="hub:<repo>@<revision> or s3://<bucket>/<prefix>/")
     cache.add_argument("--destination", required=True, help="s3://<bucket>/base-models/<name>/<revision>/")
+    merge = verbs.add_parser("merge", parents=[shared], help="write base and adapter as one model folder")
+    merge.add_argument("--base", type=Path, required=True, help="the base model's cached copy")
+    merge.add_argument("--adapter", type=Path, required=True, help="model.tar.gz of a run, or its folder")
+    merge.add_argument("--output", type=Path, required=True, help="a new folder")
+    merge.add_argument("--weights", choices=("bf16", "fp32", "nf4"), default="bf16", help="nf4 is refused")
     return parser.parse_args(arguments)
 
 

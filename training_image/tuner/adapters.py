@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tuner.artifact import CONFIG, WEIGHTS
+from tuner.conversation import ChatCodec
 from tuner.failure import Failure
 from tuner.integrity import file_digest
 from tuner.model import LanguageModel
@@ -23,12 +24,19 @@ class Variants:
 
     Attributes:
         refused: why a variant can't answer, for those that can't.
+        templates: chat templates of adapters that were trained under one of their recipe.
     """
 
     base: LanguageModel
     adapted: Any = None
     loaded: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
+
+    def codec(self, variant: str) -> ChatCodec:
+        """How the variant reads a conversation: as it was trained to; the bare base, as the candidate does."""
+        template = self.templates.get(variant)
+        return self.base.codec if template is None else self.base.codec.under(template)
 
     @contextlib.contextmanager
     def active(self, variant: str) -> Iterator[LanguageModel]:
@@ -68,6 +76,8 @@ class Variants:
             self.adapted.load_adapter(folder, adapter_name=variant)
         self.adapted.eval()
         self.loaded.add(variant)
+        if manifest.get("chat_template"):
+            self.templates[variant] = manifest["chat_template"]
 
 
 def read_artifact_manifest(folder: Path) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from dropforge_core.contracts import EvaluationPrompt, Prediction
 from tuner.adapters import Variants
 from tuner.contract import Say
 from tuner.conversation import Document, NotTeachable
-from tuner.failure import is_out_of_memory
+from tuner.failure import Failure, is_out_of_memory
 from tuner.generation import Answer, Decoding, batches_by_tokens, generate, reference_nll
 from tuner.model import LanguageModel
 
@@ -85,12 +85,15 @@ class Answerer:
         if ask.variant != "base" and ask.variant not in self._variants.loaded:
             why = self._variants.refused.get(ask.variant, f"no {ask.variant} is loaded")
             return _refuse(ask.id, ask.variant, why)
-        codec = self._variants.base.codec
+        codec = self._variants.codec(ask.variant)
         try:
-            taught = codec.answer(ask.messages, {"role": "assistant", "content": ask.reference})
-            return _Task(place, ask, codec.prompt(ask.messages), taught)
+            answer = {"role": "assistant", "content": ask.reference}
+            taught = codec.answer(ask.messages, answer, tools=ask.tools)
+            return _Task(place, ask, codec.prompt(ask.messages, ask.tools), taught)
         except NotTeachable as fault:
             return _refuse(ask.id, ask.variant, str(fault))
+        except Failure as failure:
+            return _refuse(ask.id, ask.variant, failure.message)
 
     def _answer_variant(self, variant: str, tasks: Sequence[_Task]) -> Iterable[tuple[_Task, Prediction]]:
         if not tasks:

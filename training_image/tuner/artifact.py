@@ -1,7 +1,10 @@
 """The artifact: an adapter that names what it was made from. Nothing in it depends on the clock."""
 
 import json
+import os
+import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -39,17 +42,32 @@ class TrainingSummary(Frozen):
     """`end`, `early_stopping` or `time_limit`."""
 
 
-def write_artifact(  # noqa: PLR0913  # each is one file or one line of the manifest
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What an adapter was made from, and how."""
+
+    job: TrainingJob
+    base: BaseModelManifest
+    chat_template: str | None
+    """Of the recipe; None where the tokenizer's own was used."""
+    residency: str
+    device: str
+    micro_batch_tokens: int
+    """At the end, after any halving."""
+    data_order: str
+    """`Schedule.digest`."""
+
+
+def write_artifact(
     folder: Path,
+    made_from: Provenance,
     *,
-    job: TrainingJob,
-    base: BaseModelManifest,
     adapter_config: Mapping[str, Any],
     adapter: Mapping[str, Tensor],
     summary: TrainingSummary,
-    chat_template: str | None,
 ) -> None:
     """Write the adapter, its configuration, the summary and, last, the manifest with their hashes."""
+    job, base = made_from.job, made_from.base
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(adapter), folder / WEIGHTS, metadata={"format": "pt"})
     # The base is named as people know it; the path it was loaded from means nothing elsewhere.
@@ -62,16 +80,31 @@ def write_artifact(  # noqa: PLR0913  # each is one file or one line of the mani
         "model": job.config.model,
         "method": job.recipe.method,
         "quantization": job.recipe.quantization,
+        "residency": made_from.residency,
+        "recipe": job.recipe.model_dump(mode="json"),
         "recipe_digest": job.config.recipe_digest,
         "dataset_digest": job.config.dataset_digest,
         "base_model": {"name": base.name, "revision": base.revision, "files": dict(base.files)},
-        "source_commit": job.config.source_commit,
+        "source_commit": _commit(job),
         "image": job.config.image,
-        "chat_template": chat_template,
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "chat_template": made_from.chat_template,
+        "seed": job.recipe.training.seed,
+        "data_order": made_from.data_order,
+        "micro_batch_tokens": made_from.micro_batch_tokens,
+        "saved_step": summary.best_step,
+        "last_step": summary.steps,
+        "stopped_by": summary.stopped_by,
+        "device": made_from.device,
+        "libraries": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         "files": {name: file_digest(folder / name) for name in (WEIGHTS, CONFIG)},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+
+def _commit(job: TrainingJob) -> str:
+    """The plan's word for it, else what the image was built from."""
+    told = job.config.source_commit
+    return told if told != "unknown" else os.environ.get("DROPFORGE_COMMIT", told)
 
 
 def _plain(value: object) -> Any:

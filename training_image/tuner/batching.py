@@ -6,6 +6,7 @@ Both are pure functions of the lengths and a seed, so a resumed run meets the sa
 in the data is the step's number, and nothing else needs to be saved.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,12 @@ class Schedule:
     steps_per_epoch: int
     steps: int
     seed: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the lengths and of the first epoch's order: two runs that agree see the same batches."""
+        order = np.random.default_rng([self.seed, 0]).permutation(len(self.lengths))
+        return hashlib.sha256(self.lengths.tobytes() + order.astype(np.int64).tobytes()).hexdigest()
 
     def epoch_at(self, step: int) -> float:
         """Passes over the data after `step` steps."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dropforge_core.contracts import TrainingConfig
+from dropforge_core.contracts import Residency, TrainingConfig
 from dropforge_core.model import Tolerant
 from dropforge_core.recipe import Recipe
 from tuner.failure import Failure
@@ -62,6 +62,8 @@ class Hyperparameters(Tolerant):
     attempt: int = 1
     micro_batch_tokens: int = 0
     """Upper bound of tokens, padding counted, in one forward pass; 0 lets the trainer choose."""
+    residency: Residency | None = None
+    """In place of the plan's."""
 
 
 @dataclass(frozen=True, slots=True)

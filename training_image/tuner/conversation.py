@@ -6,21 +6,18 @@ will meet it: after the tokens of its prompt, up to and with the end-of-turn tok
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from numpy.typing import NDArray
 
-PLAIN_TEMPLATE: Final = (
-    "{{ bos_token or '' }}{% for message in messages %}{{ '### ' + message['role'] + '\n' }}"
-    "{{ message['content'] or '' }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
-)
-"""For base models that carry no chat template; it travels in the artifact's manifest."""
+from tuner.failure import Failure
 
 Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
+"""A tool's definition, as the row has it; chat templates expect the JSON schema of a function."""
 
 
 class NotTeachable(ValueError):
@@ -47,27 +44,47 @@ class Document:
 class ChatCodec:
     """A tokenizer and its chat template, seen as prompts and taught documents."""
 
-    def __init__(self, tokenizer: Any, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop_ids: frozenset[int],
+        *,
+        template: str | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self.stop_ids = stop_ids
         """Tokens at which generation ends."""
-        self.template: str | None = None if tokenizer.chat_template else PLAIN_TEMPLATE
-        """None where the tokenizer brings its own."""
+        self.template = template
+        """None where the tokenizer's own is used."""
+        self._vocabulary = vocabulary
+        """Rows of the model's embedding."""
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def under(self, template: str | None) -> Self:
+        """The same tokenizer under another template."""
+        return type(self)(self._tokenizer, self.stop_ids, template=template, vocabulary=self._vocabulary)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer and template as transformers reads them."""
+        if self.template is not None:
+            self._tokenizer.chat_template = self.template
+        self._tokenizer.save_pretrained(folder)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Tokens that ask for the next assistant message.
 
         Raises:
             NotTeachable: when the chat template refuses the conversation.
+            Failure: BASE_MODEL where there is no template, or the tokenizer is not this model's.
         """
-        return self._encode(self._render(messages, ask=True)) if messages else self._begin()
+        return self._encode(self._render(messages, tools, ask=True)) if messages else self._begin()
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(
             self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
 
-    def conversation(self, messages: Sequence[Message]) -> tuple[Document, ...]:
+    def conversation(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[Document, ...]:
         """Documents that teach every assistant message of a conversation, each at its own weight.
 
         One document, unless the template rewrites earlier turns as the conversation goes on (some drop
@@ -75,6 +92,7 @@ class ChatCodec:
 
         Raises:
             NotTeachable: when nothing carries a weight, or the template refuses.
+            Failure: BASE_MODEL, see `prompt`.
         """
         taught = [
             (index, weight)
@@ -83,35 +101,46 @@ class ChatCodec:
         ]
         if not taught:
             raise NotTeachable("no assistant message carries a weight above 0")
-        whole = self._teach(messages, taught)
+        whole = self._teach(messages, taught, tools)
         if whole is not None:
             return (whole,)
-        return tuple(self.answer(messages[:index], messages[index], weight) for index, weight in taught)
+        return tuple(
+            self.answer(messages[:index], messages[index], weight, tools) for index, weight in taught
+        )
 
-    def answer(self, prompt: Sequence[Message], answer: Message, weight: float = 1.0) -> Document:
+    def answer(
+        self,
+        prompt: Sequence[Message],
+        answer: Message,
+        weight: float = 1.0,
+        tools: Sequence[Tool] = (),
+    ) -> Document:
         """The document that teaches one answer to one prompt.
 
         Raises:
             NotTeachable: when the template refuses, or does not continue its own generation prompt.
+            Failure: BASE_MODEL, see `prompt`.
         """
-        document = self._teach([*prompt, answer], [(len(prompt), weight)])
+        document = self._teach([*prompt, answer], [(len(prompt), weight)], tools)
         if document is None:
             raise NotTeachable("the chat template does not continue its own generation prompt")
         return document
 
-    def _teach(self, messages: Sequence[Message], taught: Sequence[tuple[int, float]]) -> Document | None:
+    def _teach(
+        self, messages: Sequence[Message], taught: Sequence[tuple[int, float]], tools: Sequence[Tool]
+    ) -> Document | None:
         """One document for the given (message index, weight), or None where prefixes are not stable."""
         if len(messages) == 1:  # plain text: nobody asked, so there is no turn to render
             begin = self._begin()
             said = self._encode(str(messages[0].get("content") or ""))
             ids = [*begin, *said, self._end()]
             return _document(ids, [(len(begin), len(ids), taught[0][1])])
-        text = self._render(messages[: taught[-1][0] + 1], ask=False)
+        text = self._render(messages[: taught[-1][0] + 1], tools, ask=False)
         ids = self._encode(text)
         spans: list[tuple[int, int, float]] = []
         for index, weight in taught:
-            asked = self._render(messages[:index], ask=True)
-            done = self._render(messages[: index + 1], ask=False)
+            asked = self._render(messages[:index], tools, ask=True)
+            done = self._render(messages[: index + 1], tools, ask=False)
             if not text.startswith(asked) or not text.startswith(done):
                 return None
             before = self._encode(asked)
@@ -133,21 +162,50 @@ class ChatCodec:
         return int(self._tokenizer.eos_token_id)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+        if self._vocabulary is not None and ids and max(ids) >= self._vocabulary:
+            raise Failure(
+                "BASE_MODEL",
+                f"the tokenizer gives token {max(ids)}, the model has embeddings for {self._vocabulary}: "
+                "the tokenizer is not this model's",
+            )
+        return ids
 
-    def _render(self, messages: Sequence[Message], *, ask: bool) -> str:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool], *, ask: bool) -> str:
+        if self.template is None and not self._tokenizer.chat_template:
+            raise Failure(
+                "BASE_MODEL",
+                "the base model's tokenizer has no chat template, so it is not known how it reads a "
+                "conversation; give one as 'chat_template' in the recipe, take the model's instruct "
+                "variant, or train rows of plain text",
+            )
         shown = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    shown, chat_template=self.template, tokenize=False, add_generation_prompt=ask
+                    shown,
+                    tools=[dict(tool) for tool in tools] or None,
+                    chat_template=self.template,
+                    tokenize=False,
+                    add_generation_prompt=ask,
                 )
             )
-        except (TemplateError, TypeError, KeyError) as error:
+        except TemplateSyntaxError as error:
+            raise Failure(
+                "BASE_MODEL", f"the chat template can't be read, its line {error.lineno}: {error.message}"
+            ) from None
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
             # The template's own words may quote the row; its class does not.
             raise NotTeachable(
                 f"the base model's chat template refuses this conversation ({type(error).__name__})"
             ) from None
+
+
+def tools_of(meta: Mapping[str, Any]) -> tuple[Tool, ...]:
+    """Tool definitions of a row's `meta`: a list of them, or one."""
+    tools = meta.get("tools") or ()
+    listed = [tools] if isinstance(tools, Mapping) else tools
+    return tuple(tool for tool in listed if isinstance(tool, Mapping))
 
 
 def _weight(message: Message) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from tuner.conversation import ChatCodec, Document, NotTeachable
+from tuner.conversation import ChatCodec, Document, NotTeachable, tools_of
 from tuner.failure import Failure
 
 SHOWN_IDS: Final = 10
@@ -21,6 +21,8 @@ class Row(msgspec.Struct, frozen=True):
     chosen: str | Mapping[str, Any] | None = None
     """Preference rows only: the better answer, as text or message; `messages` may end in it."""
     rejected: str | Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] = {}
+    """`tools` of it are shown to the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,10 @@ def read_rows(channel: Path) -> Iterator[Row]:
                     continue
                 try:
                     yield decoder.decode(line)
-                except msgspec.MsgspecError as error:
-                    # A message of msgspec names a type and a path, never a value.
-                    raise Failure("BAD_DATA", f"{shard.name}, line {number}: {error}") from None
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    # A message of msgspec names a type and a path, never a value; the other quotes bytes.
+                    told = error if isinstance(error, msgspec.MsgspecError) else "not UTF-8"
+                    raise Failure("BAD_DATA", f"{shard.name}, line {number}: {told}") from None
 
 
 def encode_rows(
@@ -61,7 +64,8 @@ def encode_rows(
     """Examples of the rows, in order. Nothing is truncated.
 
     Raises:
-        Failure: BAD_DATA naming the first rows that can't be taught, by id.
+        Failure: BAD_DATA naming the first rows that can't be taught, by id; BASE_MODEL where the tokenizer
+            has no chat template or is not the model's.
     """
     examples: list[Example] = []
     faults: dict[str, list[str]] = {}
@@ -85,14 +89,17 @@ def encode_rows(
 
 
 def _documents(row: Row, codec: ChatCodec, method: Literal["sft", "dpo"]) -> tuple[Document, ...]:
+    tools = tools_of(row.meta)
     if method == "sft":
-        return codec.conversation(row.messages)
+        return codec.conversation(row.messages, tools)
     if row.chosen is None or row.rejected is None:
         raise NotTeachable("method dpo needs 'chosen' and 'rejected', the row has none")
     answered = bool(row.messages) and row.messages[-1].get("role") == "assistant"
     prompt = row.messages[:-1] if answered else row.messages
     chosen, rejected = (
-        codec.answer(prompt, {"role": "assistant", "content": said} if isinstance(said, str) else said)
+        codec.answer(
+            prompt, {"role": "assistant", "content": said} if isinstance(said, str) else said, tools=tools
+        )
         for said in (row.chosen, row.rejected)
     )
     return chosen, rejected

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from tuner.artifact import TrainingSummary, write_artifact
+from tuner.artifact import Provenance, TrainingSummary, write_artifact
 from tuner.checkpoint import CheckpointStore, random_state, set_random_state
 from tuner.contract import Container, Say, read_training_job
 from tuner.failure import Failure, is_out_of_memory
@@ -14,6 +14,7 @@ from tuner.objective import row_ids
 from tuner.optimise import clip_gradients, learning_rate_at, load_optimizer, set_learning_rate
 from tuner.passes import accumulate, halve_micro_batch, measure, rehearse
 from tuner.progress import Stopwatch, peak_memory_gib
+from tuner.residency import settle
 from tuner.run import Run, identity_of, prepare
 from tuner.signals import Stopped, StopRequest
 
@@ -35,8 +36,13 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         job = read_training_job(container)
         seed_everything(job.recipe.training.seed)
         say("phase=loading_base_model")
-        base = load_base(container.channel("base"), job.recipe.quantization, pick_device())
-        run = prepare(job, base, container, say)
+        base = load_base(
+            container.channel("base"), job.recipe.quantization, pick_device(), job.recipe.chat_template
+        )
+        wish = job.hyperparameters.residency or job.config.residency
+        residency = settle(wish, base.causal, base.device, tight=job.config.gradient_checkpointing)
+        say(f"residency={residency}")
+        run = prepare(job, base, residency, container, say)
         store = CheckpointStore(container.checkpoints, identity_of(job, base))
         resume(run, store, say)
     run.progress.phase("training")
@@ -201,7 +207,7 @@ def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:
         seconds=round(state.seconds, 3),
         tokens_per_s=round(state.tokens / max(state.seconds, 1e-9), 1),
         peak_memory_gib=round(peak_memory_gib(), 3),
-        best_step=state.best_step or state.step,
+        best_step=state.best_step if run.best else state.step,
         best_eval_loss=state.best_eval_loss,
         first_eval_loss=next((loss for step, loss in state.eval_curve if step == 0), None),
         loss_curve=tuple(state.loss_curve),
@@ -214,12 +220,18 @@ def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:
     }
     write_artifact(
         container.model,
-        job=run.job,
-        base=run.base.manifest,
+        Provenance(
+            job=run.job,
+            base=run.base.manifest,
+            chat_template=run.base.codec.template,
+            residency=run.residency,
+            device=run.base.device.type,
+            micro_batch_tokens=state.micro_batch_tokens,
+            data_order=run.schedule.digest,
+        ),
         adapter_config=run.adapted.peft_config["default"].to_dict(),
         adapter=adapter,
         summary=summary,
-        chat_template=run.base.codec.template,
     )
     restore(run.parameters, current)
     container.output_data.mkdir(parents=True, exist_ok=True)

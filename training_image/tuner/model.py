@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
@@ -105,18 +106,26 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def load_base(folder: Path, quantization: str, device: torch.device) -> LanguageModel:
+def load_base(
+    folder: Path, quantization: str, device: torch.device, chat_template: str | None = None
+) -> LanguageModel:
     """A frozen base model from a verified local copy: safetensors only, no code from the repository.
 
+    Args:
+        folder: the copy.
+        quantization: `nf4` or `none`.
+        device: where it computes.
+        chat_template: in place of the tokenizer's own, where given.
+
     Raises:
-        Failure: BASE_MODEL where it can't be loaded, OOM_GPU where it does not fit.
+        Failure: BASE_MODEL where it can't be loaded whole, OOM_GPU where it does not fit.
     """
     manifest = verify_copy(folder)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = compute_dtype(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        causal = AutoModelForCausalLM.from_pretrained(
+        answer: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             quantization_config=_nf4(dtype) if quantization == "nf4" else None,
@@ -125,20 +134,50 @@ def load_base(folder: Path, quantization: str, device: torch.device) -> Language
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise Failure("OOM_GPU", "the base model does not fit; choose a larger instance") from error
         raise Failure(
             "BASE_MODEL", f"{manifest.name} can't be loaded: {type(error).__name__}: {error}"
         ) from error
+    causal, loaded = answer
+    # transformers fills what a copy lacks with random numbers and goes on.
+    if unusable := sorted(loaded["missing_keys"]) or _misshapen(causal):
+        raise Failure(
+            "BASE_MODEL",
+            f"{manifest.name} lacks {len(unusable)} of its weights, or has them in another shape, the first is "
+            f"{unusable[0]}; its shards are not those of its configuration",
+        )
     causal.requires_grad_(requires_grad=False)
-    causal.eval()  # type: ignore[no-untyped-call]
+    causal.eval()
     stops = stop_ids(causal, tokenizer)
     if tokenizer.eos_token_id is None:
         raise Failure("BASE_MODEL", f"{manifest.name} has a tokenizer without an end-of-sequence token")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return LanguageModel(causal, ChatCodec(tokenizer, stops), int(pad), device, manifest)
+    vocabulary = int(causal.get_input_embeddings().weight.shape[0])
+    codec = ChatCodec(tokenizer, stops, template=chat_template, vocabulary=vocabulary)
+    # An embedding of its own may be missing for a pad token that nobody reads; any token will do.
+    return LanguageModel(causal, codec, int(pad) if pad < vocabulary else min(stops), device, manifest)
+
+
+def _misshapen(causal: Any) -> list[str]:
+    """Parameters whose shape is not the configuration's; loading quantised weights does not compare them."""
+    with torch.device("meta"):
+        planned: nn.Module = AutoModelForCausalLM.from_config(causal.config)  # type: ignore[no-untyped-call]
+    found = dict(causal.named_parameters())
+    return [
+        name
+        for name, parameter in planned.named_parameters()
+        if name in found and _shape_of(found[name]) != parameter.shape
+    ]
+
+
+def _shape_of(parameter: Any) -> torch.Size:
+    state = getattr(parameter, "quant_state", None)
+    shape: torch.Size = parameter.shape if state is None else state.shape
+    return shape
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -219,27 +258,6 @@ def restore(parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
-
-
-def expand_quantized(causal: nn.Module) -> int:
-    """Replace NF4 layers by full layers that hold the same numbers, and say how many.
-
-    The dequantised weights are what every product multiplied anyway, so results stay equal bit by bit;
-    decoding on a CPU then no longer unpacks the whole model for each token. Costs fp32 memory.
-    """
-    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415  # three seconds to import
-    from bitsandbytes.nn.modules import Linear4bit  # noqa: PLC0415
-
-    found = [(name, part) for name, part in causal.named_modules() if isinstance(part, Linear4bit)]
-    for name, part in found:
-        packed: Any = part.weight
-        weight = dequantize_4bit(packed.data, packed.quant_state)
-        full = nn.Linear(part.in_features, part.out_features, bias=part.bias is not None, device="meta")
-        full.weight = nn.Parameter(weight, requires_grad=False)
-        if part.bias is not None:
-            full.bias = nn.Parameter(part.bias.data, requires_grad=False)
-        causal.set_submodule(name, full)
-    return len(found)
 
 
 def _is_linear(part: nn.Module) -> bool:

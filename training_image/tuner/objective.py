@@ -16,7 +16,7 @@ from tuner.likelihood import Batch, make_batch, token_nll
 from tuner.model import LanguageModel
 
 DPO_BETA: Final = 0.1
-"""Strength of the pull towards the reference model (arXiv 2305.18290, section 6)."""
+"""Strength of the pull towards the reference model where the recipe says none (arXiv 2305.18290, section 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Preference:
     chosen and r the rejected answer, and log p an answer's log likelihood summed over its tokens.
     """
 
-    def __init__(self, adapter_off: Callable[[], Any]) -> None:
+    def __init__(self, adapter_off: Callable[[], Any], beta: float | None = None) -> None:
+        self._beta = DPO_BETA if beta is None else beta
         self._adapter_off = adapter_off
         """Context manager in which the model answers as its reference."""
 
@@ -69,7 +70,7 @@ class Preference:
         with torch.no_grad(), self._adapter_off():
             reference = _by_document(token_nll(model, batch), batch.owners, count)
         gained = reference - _by_document(token_nll(model, batch), batch.owners, count)
-        return -functional.logsigmoid(DPO_BETA * (gained[0::2] - gained[1::2]))
+        return -functional.logsigmoid(self._beta * (gained[0::2] - gained[1::2]))
 
 
 def _by_document(values: Tensor, owners: Tensor, count: int) -> Tensor:

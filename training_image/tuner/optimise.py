@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,26 @@ def learning_rate_at(
     return peak * (0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1 - done)
 
 
-def make_optimizer(parameters: Mapping[str, nn.Parameter], training: Training) -> torch.optim.AdamW:
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], training: Training, lora_plus_ratio: float | None = None
+) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101) in fp32.
 
     The adapter is about one percent of the model, so 8-bit states would save megabytes and cost exactness.
+
+    Args:
+        parameters: the adapter's, by name.
+        training: learning rate and weight decay.
+        lora_plus_ratio: how many times faster the B matrices learn than the rest (arXiv 2402.12354).
     """
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "times": 1.0}]
+    if lora_plus_ratio is not None:
+        groups = [
+            {"params": [p for name, p in parameters.items() if (".lora_B." in name) == outer], "times": times}
+            for outer, times in ((False, 1.0), (True, lora_plus_ratio))
+        ]
     return torch.optim.AdamW(
-        list(parameters.values()),
+        groups,
         lr=training.learning_rate,
         betas=(0.9, 0.999),
         weight_decay=training.weight_decay,
@@ -40,7 +53,7 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], training: Training) -
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["times"]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
@@ -67,7 +80,9 @@ def load_optimizer(
     Raises:
         KeyError: when a tensor belongs to no parameter.
     """
-    places = {name: index for index, name in enumerate(parameters)}
+    # An optimizer counts parameters in the order of its groups.
+    order = {id(p): index for index, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    places = {name: order[id(parameter)] for name, parameter in parameters.items()}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("/")

@@ -21,6 +21,7 @@ from tuner.model import LanguageModel, attach_adapter, snapshot, trainable
 from tuner.objective import AnswerLikelihood, Objective, Preference
 from tuner.optimise import make_optimizer, optimizer_tensors
 from tuner.progress import Progress
+from tuner.residency import Resident
 
 CPU_MICRO_BATCH: Final = 1024
 GPU_MICRO_BATCH: Final = 16_384
@@ -38,6 +39,7 @@ class Run:
     base: LanguageModel
     adapted: Any
     """The peft model around `base`."""
+    residency: Resident
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     objective: Objective
@@ -79,7 +81,9 @@ class Run:
         )
 
 
-def prepare(job: TrainingJob, base: LanguageModel, container: Container, say: Say) -> Run:
+def prepare(
+    job: TrainingJob, base: LanguageModel, residency: Resident, container: Container, say: Say
+) -> Run:
     """Data as tokens, the adapter, the optimizer and the plan of the steps, before the first step.
 
     Raises:
@@ -113,14 +117,17 @@ def prepare(job: TrainingJob, base: LanguageModel, container: Container, say: Sa
         f"trainable={sum(p.numel() for p in parameters.values())} held_out={len(chosen)}/{len(holdout)}"
     )
     objective: Objective = (
-        AnswerLikelihood() if job.recipe.method == "sft" else Preference(adapted.disable_adapter)
+        AnswerLikelihood()
+        if job.recipe.method == "sft"
+        else Preference(adapted.disable_adapter, training.dpo_beta)
     )
     return Run(
         job=job,
         base=base,
         adapted=adapted,
+        residency=residency,
         parameters=parameters,
-        optimizer=make_optimizer(parameters, training),
+        optimizer=make_optimizer(parameters, training, job.recipe.adapter.lora_plus_ratio),
         objective=objective,
         examples=examples,
         holdout=chosen,

@@ -23,7 +23,8 @@ from tuner.answering import Answerer
 from tuner.contract import Container, Say
 from tuner.failure import Failure
 from tuner.generation import Decoding
-from tuner.model import expand_quantized, load_base, pick_device
+from tuner.model import load_base, pick_device
+from tuner.residency import expand_quantized
 from tuner.signals import StopRequest
 from tuner.storage import download, download_prefix
 
@@ -95,8 +96,10 @@ def load_variants(container: Container, settings: ServeSettings, scratch: Path, 
     say("phase=loading_base_model")
     bucket, prefix = split_s3_uri(settings.base_model_uri)
     download_prefix(s3, bucket, prefix, scratch / "base")
-    quantization = read_artifact_manifest(container.model)["quantization"]
-    base = load_base(scratch / "base", quantization, pick_device())
+    candidate = read_artifact_manifest(container.model)
+    base = load_base(
+        scratch / "base", candidate["quantization"], pick_device(), candidate.get("chat_template")
+    )
     if base.device.type == "cpu":
         expand_quantized(base.causal)
     variants = Variants(base)

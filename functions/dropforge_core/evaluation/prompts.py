@@ -73,6 +73,7 @@ def shards(
                 id=row_id,
                 variant=variant,
                 messages=question.messages,
+                tools=question.tools,
                 reference=question.reference,
                 generate=row_id in generated and bool(question.messages),
             )

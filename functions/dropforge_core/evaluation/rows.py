@@ -25,6 +25,8 @@ class Question(Frozen):
 
     messages: tuple[Mapping[str, Any], ...]
     """The conversation up to the answer; empty for plain text, which is measured and never generated."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Definitions of the tools that the row names in its `meta`."""
     reference: str
     """Never empty."""
 
@@ -87,7 +89,9 @@ def question_of(row: HoldoutRow) -> Question | None:
         if message.get("role") == "assistant" and message.get("weight") != 0:
             reference = _answer_text(message)
             if reference.strip():
-                return Question(messages=_shown(row.messages[:index]), reference=reference)
+                return Question(
+                    messages=_shown(row.messages[:index]), tools=_tools(row.meta), reference=reference
+                )
     return None
 
 
@@ -97,6 +101,12 @@ def _shown(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ..
         {key: value for key, value in message.items() if key != "weight" and value is not None}
         for message in messages
     )
+
+
+def _tools(meta: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    tools = meta.get("tools") or ()
+    listed = [tools] if isinstance(tools, Mapping) else tools
+    return tuple(tool for tool in listed if isinstance(tool, Mapping))
 
 
 def _answer_text(message: Mapping[str, Any]) -> str:

@@ -105,6 +105,10 @@ def faults_or_none(text):
     ("text", "path"),
     [
         ("method: dpo\ntraining: {packing: true}", "training.packing"),
+        ("training: {dpo_beta: 0.2}", "training.dpo_beta"),
+        ("adapter: {lora_plus_ratio: 16}\ntraining: {learning_rate: 0.1}", "adapter.lora_plus_ratio"),
+        ("adapter: {targets: [q_proj, lm_head]}", "adapter.targets.1"),
+        ("adapter: {targets: [q_proj, q_proj]}", "adapter.targets"),
         ("gate: {min_examples: 501}", "gate.min_examples"),
         (
             "gate: {primary: exact_match, min_examples: 50}\nevaluation: {generate_at_most: 10}",
@@ -121,6 +125,23 @@ def test_fields_that_can_not_both_be_meant_are_refused_with_the_reason(text, pat
     (fault,) = faults_of(MINIMAL + text)
     assert (fault.code, fault.path) == ("RECIPE_CONFLICT", path)
     assert fault.expected
+
+
+@pytest.mark.parametrize(
+    "text", ["adapter: {lora_plus_ratio: 1}", "chat_template: ''", "training: {dpo_beta: 0}"]
+)
+def test_settings_that_would_do_nothing_are_refused(text):
+    """A ratio of 1 is plain LoRA, an empty template shows nothing: each is a fault at its field."""
+    (fault,) = faults_of(MINIMAL + text)
+    assert fault.code == "RECIPE_VALUE"
+
+
+def test_a_chat_template_may_have_many_lines():
+    """YAML's block text keeps the template as it is written."""
+    recipe = parse_recipe(
+        MINIMAL + "chat_template: |\n  {% for m in messages %}\n  {{ m.content }}\n  {% endfor %}\n"
+    )
+    assert recipe.chat_template == "{% for m in messages %}\n{{ m.content }}\n{% endfor %}\n"
 
 
 def test_preference_training_is_not_packed_by_default():

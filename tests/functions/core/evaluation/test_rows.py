@@ -68,3 +68,15 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_refused():
         list(holdout_rows([one, other]))
     with pytest.raises(HoldoutBroken, match="line 1"):
         list(holdout_rows([b"{"]))
+
+
+TOOL = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(
+    ("meta", "shown"),
+    [({}, ()), ({"tools": None}, ()), ({"tools": TOOL}, (TOOL,)), ({"tools": [TOOL]}, (TOOL,))],
+)
+def test_the_row_s_tools_are_shown_with_the_question(meta, shown):
+    """Every variant is asked with the definitions that training showed."""
+    assert question_of(HoldoutRow("r", [USER, assistant("a")], meta)).tools == shown
