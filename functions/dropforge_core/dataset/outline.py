@@ -4,13 +4,14 @@ Everything that could depend on where a dataset is divided is settled here, once
 how each is read, the format of the rows, and what most prompts share.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.likeness.sketch import learn_common
 from dropforge_core.dataset.problems import Notes, severities
 from dropforge_core.dataset.reading.blocks import Block, PartReader
@@ -45,8 +46,10 @@ class Outline(msgspec.Struct, frozen=True):
     """The format of the dataset: that of the first row that has one."""
     first: tuple[int, int] | None
     """File and line of that row."""
+    compares: bool
+    """Whether prompts are compared for likeness: a rule asks for it, or the hold-out is to be cut by it."""
     common: bytes
-    """Features that most prompts share, little-endian 64-bit numbers."""
+    """Features that most prompts share, little-endian 64-bit numbers; none where nothing is compared."""
     small: bool
     """Whether every row is counted and classified, not a sample."""
 
@@ -87,13 +90,17 @@ def outline(files: Sequence[SourceFile], recipe: Recipe | None = None) -> Outlin
     # Evaluation first: where a prompt is on both sides, its evaluation row is the earlier one.
     order = sorted(range(len(sources)), key=lambda i: (sources[i].side, sources[i].name, i))
     heads = [(sources[i], outline_file(sources[i])) for i in order]
+    severity = severities(recipe.dataset if recipe else DatasetRules())
+    given = any(head.side == "eval" for _, head in heads)
+    compares = not given or {severity["NEAR_DUPLICATE"], severity["LEAKAGE_NEAR"]} != {"off"}
     seen = _first_recognised(heads)
-    asked = _sample(heads, seen[0], recipe) if seen else []
+    asked = _sample(heads, seen[0], severity) if seen and compares else []
     return Outline(
         order=tuple(order),
         files=tuple(head for _, head in heads),
         form=seen[0] if seen else None,
         first=seen[1:] if seen else None,
+        compares=compares,
         common=learn_common(asked).astype("<u8").tobytes(),
         small=sum(file.size for file in sources) <= SMALL_BYTES,
     )
@@ -117,9 +124,10 @@ def _first_recognised(heads: Sequence[tuple[SourceFile, FileOutline]]) -> tuple[
     return None
 
 
-def _sample(heads: Sequence[tuple[SourceFile, FileOutline]], form: str, recipe: Recipe | None) -> list[str]:
+def _sample(
+    heads: Sequence[tuple[SourceFile, FileOutline]], form: str, severity: Mapping[str, Severity]
+) -> list[str]:
     """Prompts of the first valid rows."""
-    severity = severities(recipe.dataset if recipe else DatasetRules())
     reader = RowReader(Notes(severity, ""), Form(form, ""), frozenset())
     asked: list[str] = []
     size = 0

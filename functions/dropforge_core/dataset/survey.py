@@ -106,12 +106,9 @@ class _Columns:
     """Gathers the columns of all blocks; which there are depends on the outline and the rules alone."""
 
     def __init__(self, outline: Outline, severity: Mapping[str, Severity]) -> None:
-        given = "eval" in outline.sides
-        compares = given and severity["LEAKAGE_EXACT"] != "off"
-        self._prompts = compares or severity["CONFLICTING_ANSWERS"] != "off"
-        # Without eval files the hold-out is cut by likeness, whatever else is off.
-        alike = {severity["NEAR_DUPLICATE"], severity["LEAKAGE_NEAR"] if given else "off"} != {"off"}
-        self._sketcher = Sketcher(outline.common_features) if alike or not given else None
+        leaks = "eval" in outline.sides and severity["LEAKAGE_EXACT"] != "off"
+        self._prompts = leaks or severity["CONFLICTING_ANSWERS"] != "off"
+        self._sketcher = Sketcher(outline.common_features) if outline.compares else None
         self._pieces: dict[str, list[Column]] = {}
 
     def add(self, rows: RowBlock, whole: Column) -> None:
