@@ -1,6 +1,7 @@
 """The gateways, against a real HTTP endpoint."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import boto3
 import pytest
@@ -86,6 +87,34 @@ def test_an_object_is_read_at_its_version(connect):
     with pytest.raises(ObjectVanished):
         bucket.read("gone")
     assert bucket.head("gone") is None
+
+
+def test_an_object_is_read_from_any_byte_on(connect):
+    """A stream begins where it is asked to, at a pinned version too, and is empty behind the object's end."""
+    s3 = connect("s3")
+    s3.create_bucket(Bucket="data")
+    s3.put_bucket_versioning(Bucket="data", VersioningConfiguration={"Status": "Enabled"})
+    first = s3.put_object(Bucket="data", Key="k", Body=b"0123456789")["VersionId"]
+    s3.put_object(Bucket="data", Key="k", Body=b"another")
+    s3.put_object(Bucket="data", Key="nothing", Body=b"")
+    bucket = Bucket("data", s3)
+    for start in (0, 1, 9, 10, 11):
+        assert b"".join(bucket.stream("k", first, start)) == b"0123456789"[start:]
+    assert b"".join(bucket.stream("k", start=3)) == b"ther"
+    assert list(bucket.stream("nothing")) == []
+    with pytest.raises(ObjectVanished):
+        next(bucket.stream("gone", start=5))
+
+
+def test_a_stream_that_is_dropped_gives_its_connection_back(connect):
+    """Any number of beginnings can be read without reading the rest."""
+    s3 = connect("s3")
+    s3.create_bucket(Bucket="data")
+    s3.put_object(Bucket="data", Key="k", Body=bytes(20 << 20))
+    bucket = Bucket("data", s3)
+    for _ in range(30):
+        with closing(bucket.stream("k", start=1)) as chunks:
+            assert len(next(chunks)) == 8 << 20
 
 
 def test_a_bus_that_refuses_is_an_error(connect):

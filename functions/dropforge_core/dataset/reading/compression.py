@@ -112,17 +112,20 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 if engine.eof:
                     if not (data := data.lstrip(b"\0")):
                         break
+                    if data[0] != GZIP[0]:
+                        raise _broken("something else behind the end of a gzip stream")
                     engine = zlib.decompressobj(wbits=31)
                 yield engine.decompress(data, READ_BYTES)
                 data = engine.unused_data if engine.eof else engine.unconsumed_tail
         yield engine.flush()
     except zlib.error as error:
-        raise FileFault(Fault("COMPRESSION_BROKEN", "", f"a gzip stream that is broken ({error})")) from None
+        raise _broken(f"a gzip stream that is broken ({error})") from None
     if not engine.eof:
-        raise FileFault(Fault("COMPRESSION_BROKEN", "", "a gzip stream that ends too early"))
+        raise _broken("a gzip stream that ends too early")
 
 
 def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Zstd, frames one after another, skippable ones (`pzstd`, seekable zstd) among them."""
     # Only readers of zstd files need the library.
     import zstandard  # noqa: PLC0415
 
@@ -138,6 +141,14 @@ def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 yield engine.decompress(piece)
                 at += len(piece) - len(engine.unused_data)
     except zstandard.ZstdError as error:
-        raise FileFault(Fault("COMPRESSION_BROKEN", "", f"a zstd stream that is broken ({error})")) from None
+        if "too much memory" in str(error):
+            raise _broken(
+                "a zstd frame that refers back by more than 128 MiB", "zstd --long=27 at most"
+            ) from None
+        raise _broken(f"a zstd stream that is broken ({error})") from None
     if not engine.eof:
-        raise FileFault(Fault("COMPRESSION_BROKEN", "", "a zstd stream that ends too early"))
+        raise _broken("a zstd stream that ends too early")
+
+
+def _broken(found: str, expected: str = "") -> FileFault:
+    return FileFault(Fault("COMPRESSION_BROKEN", "", found, expected))

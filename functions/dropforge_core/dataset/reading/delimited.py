@@ -1,36 +1,25 @@
 """CSV and TSV: RFC 4180 with quoted line breaks and exact physical line numbers."""
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
 from dropforge_core.dataset.faults import Fault, FileFault
+from dropforge_core.dataset.reading.columns import COLUMNS, OPTIONAL, parsed, recognised
 from dropforge_core.dataset.reading.shapes import Block, Report, blocks
 from dropforge_core.dataset.reading.source import READ_BYTES
 
 MAX_FIELD: Final = 1 << 20
 """Characters in one field; also bounds what an unclosed quote can swallow."""
 
-COLUMNS: Final = frozenset(
-    {
-        "messages",
-        "conversations",
-        "prompt",
-        "completion",
-        "instruction",
-        "output",
-        "chosen",
-        "rejected",
-        "text",
-    }
-)
-"""A header that has one of these names is a header in the right separator."""
+MAX_LINE: Final = 4 * MAX_FIELD
+"""Bytes in one physical line; a longer one ends the reading."""
 
-_JSON_COLUMNS: Final = frozenset({"messages", "conversations", "tools", "meta"})
-_TEXT_OR_TALK: Final = frozenset({"prompt", "completion", "chosen", "rejected"})
-_OPTIONAL: Final = frozenset({"input", "system", "tools", "meta"})
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class DelimitedReader:
@@ -58,48 +47,54 @@ class DelimitedReader:
     def __iter__(self) -> Iterator[Block]:
         # The limit is the process's; ours is the widest that any reader here asks for.
         csv.field_size_limit(MAX_FIELD)
-        text, report = self._text, self._report
-        reader, names = _begin(text, self._separator)
         lines: list[int] = []
         rows: list[bytes] = []
         size = 0
+        try:
+            for line, row in self._rows():
+                lines.append(line)
+                rows.append(row)
+                size += len(row)
+                if size >= READ_BYTES:
+                    yield from blocks(lines, rows, self._report)
+                    lines, rows, size = [], [], 0
+        except FileFault:
+            # What was read before the fault is handed on before it.
+            if rows:
+                yield from blocks(lines, rows, self._report)
+            raise
+        if rows:
+            yield from blocks(lines, rows, self._report)
+
+    def _rows(self) -> Iterator[tuple[int, bytes]]:
+        text, report = self._text, self._report
+        reader, names = _begin(iter(text), self._separator)
         while True:
             line = reader.line_num + 1
             try:
                 values = next(reader)
             except StopIteration:
-                break
+                return
             except csv.Error as error:
                 report(line, Fault("CSV_BROKEN", "", f"what is no CSV ({error})"))
                 continue
-            if text.broken_since(line):
+            if text.broken >= line:
                 continue
-            if not values:
+            if len(values) == len(names):
+                yield line, _encode(_row(names, values))
+            elif not values:
                 report(line, Fault("BLANK_LINE", "", "an empty line"))
-            elif len(values) != len(names):
-                report(
-                    line,
-                    Fault(
-                        "CSV_FIELDS", "", f"{len(values)} fields", f"{len(names)} fields, as in the header"
-                    ),
-                )
             else:
-                lines.append(line)
-                rows.append(msgspec.json.encode(_row(names, values)))
-                size += len(rows[-1])
-            if size >= READ_BYTES:
-                yield from blocks(lines, rows, report)
-                lines, rows, size = [], [], 0
-        if rows:
-            yield from blocks(lines, rows, report)
+                wanted = f"{len(names)} fields, as in the header"
+                report(line, Fault("CSV_FIELDS", "", f"{len(values)} fields", wanted))
 
 
-def _begin(text: "_Lines", separator: str | None) -> tuple[Any, list[str]]:
+def _begin(text: Iterator[str], separator: str | None) -> tuple[Any, list[str]]:
     """A reader behind the header line, and the header."""
     first = next(text, "")
     if not first.strip():
         raise FileFault(Fault("FILE_EMPTY", "", "no header line"), 1)
-    reader = csv.reader(_again(first, text), delimiter=separator or _separator(first), strict=True)
+    reader = csv.reader(chain((first,), text), delimiter=separator or _separator(first), strict=True)
     try:
         return reader, _header(next(reader))
     except csv.Error as error:
@@ -107,54 +102,52 @@ def _begin(text: "_Lines", separator: str | None) -> tuple[Any, list[str]]:
 
 
 class _Lines:
-    """Physical lines as text; remembers the last one that was no UTF-8."""
+    """Physical lines as text, once."""
 
     def __init__(self, chunks: Iterable[bytes], report: Report) -> None:
-        self._chunks = iter(chunks)
-        self._report = report
-        self._rest: list[bytes] = []
-        self._tail = b""
         self.number = 0
-        self._broken = 0
+        """Lines so far."""
+        self.broken = 0
+        """The last line so far that was no UTF-8."""
+        self._chunks = chunks
+        self._report = report
 
-    def __iter__(self) -> "_Lines":
-        return self
+    def __iter__(self) -> Iterator[str]:
+        tail = b""
+        for chunk in self._chunks:
+            whole, found, tail = (tail + chunk).rpartition(b"\n")
+            yield from self._decoded(whole + found)
+            if len(tail) > MAX_LINE:
+                raise self._too_long()
+        yield from self._decoded(tail)
 
-    def __next__(self) -> str:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                if not self._tail:
-                    raise StopIteration
-                self._rest, self._tail = [self._tail], b""
-                break
-            *whole, self._tail = (self._tail + chunk).split(b"\n")
-            self._rest = [line + b"\n" for line in reversed(whole)]
-            if len(self._tail) > 4 * MAX_FIELD:
-                raise FileFault(Fault("LINE_TOO_LONG", "", "more than 4 MiB"), self.number + 1)
-        self.number += 1
-        line = self._rest.pop()
+    def _decoded(self, text: bytes) -> Iterator[str]:
+        if len(text) <= MAX_LINE:
+            try:
+                lines = io.StringIO(text.decode(), newline="\n")
+            except UnicodeDecodeError:
+                pass
+            else:
+                self.number += text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
+                yield from lines
+                return
+        for line in io.BytesIO(text):
+            if len(line) > MAX_LINE + 1:
+                raise self._too_long()
+            self.number += 1
+            yield self._repaired(line)
+
+    def _repaired(self, line: bytes) -> str:
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            self._broken = self.number
-            self._report(
-                self.number,
-                Fault(
-                    "UTF8_INVALID",
-                    "",
-                    f"byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line",
-                ),
-            )
+            self.broken = self.number
+            found = f"byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
+            self._report(self.number, Fault("UTF8_INVALID", "", found))
             return line.decode(errors="replace")
 
-    def broken_since(self, line: int) -> bool:
-        return self._broken >= line
-
-
-def _again(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+    def _too_long(self) -> FileFault:
+        return FileFault(Fault("LINE_TOO_LONG", "", f"more than {MAX_LINE:,} bytes"), self.number + 1)
 
 
 def _separator(header: str) -> str:
@@ -168,33 +161,17 @@ def _header(names: list[str]) -> list[str]:
     cleaned = [name.strip() for name in names]
     if "" in cleaned:
         raise FileFault(Fault("CSV_HEADER", "", f"column {cleaned.index('') + 1} without a name"), 1)
-    ours = [name.lower() if name.lower() in COLUMNS | _OPTIONAL else name for name in cleaned]
+    ours = recognised(cleaned)
     if len(set(ours)) < len(ours):
         raise FileFault(Fault("CSV_HEADER", "", "two columns of one name"), 1)
-    if not COLUMNS & {name.lower() for name in cleaned}:
+    if not COLUMNS & set(ours):
         raise FileFault(Fault("CSV_HEADER", "", f"{len(cleaned)} columns, none of them of a known format"), 1)
     return ours
 
 
 def _row(names: list[str], values: list[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, value in zip(names, values, strict=True):
-        if name in _OPTIONAL and not value:
-            continue
-        row[name] = _cell(name, value) if value[:1] in ("[", "{") else value
-    return row
-
-
-def _cell(name: str, value: str) -> Any:
-    """What a cell that begins like JSON holds. A prompt may be JSON and text all the same, unless it is a talk."""
-    if name not in _JSON_COLUMNS | _TEXT_OR_TALK:
-        return value
-    try:
-        found = msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError):
-        return value
-    return found if name in _JSON_COLUMNS or _is_talk(found) else value
-
-
-def _is_talk(value: Any) -> bool:
-    return type(value) is list and bool(value) and all(type(m) is dict and "role" in m for m in value)
+    return {
+        name: parsed(name, value) if value[:1] in ("[", "{") else value
+        for name, value in zip(names, values, strict=True)
+        if value or name not in OPTIONAL
+    }

@@ -95,9 +95,11 @@ def _outline(file: SourceFile) -> FileOutline:
                 Fault("FILE_KIND", "", f"a file of kind '{file.kind}'" if file.kind else "no suffix")
             )
         text = text_of(file, whole)
-        begin, text = split_head(text, 3)
-        if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise FileFault(Fault("ENCODING_UTF16", "", "the byte order mark of UTF-16"), line=1)
+        begin, text = split_head(text, 4)
+        if is_compressed(magic) and is_compressed(begin):
+            raise FileFault(Fault("FILE_KIND", "", "a file that was compressed twice"))
+        if wide := _wide(begin):
+            raise FileFault(Fault("ENCODING_UTF16", "", wide), line=1)
         if not begin:
             raise FileFault(Fault("FILE_EMPTY", "", "no row"))
         reading = _reading(file.kind, text)
@@ -105,6 +107,24 @@ def _outline(file: SourceFile) -> FileOutline:
         return FileOutline(
             file.name, file.size, file.side, reading, divisible=divisible, units=max(file.size, 1)
         )
+
+
+def _wide(begin: bytes) -> str:
+    """What tells that text has two or four bytes a character; nothing where it has not.
+
+    Without a mark by the zeros that the first two characters of JSON leave (RFC 4627, section 3).
+    """
+    if begin.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        return "the byte order mark of UTF-16 or UTF-32"
+    zeros = tuple(not byte for byte in begin)
+    if zeros in (
+        (False, True, False, True),
+        (True, False, True, False),
+        (False, *3 * (True,)),
+        (*3 * (True,), False),
+    ):
+        return "zeros as UTF-16 or UTF-32 has them"
+    return ""
 
 
 def _reading(kind: str, text: Iterator[bytes]) -> Reading:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dropforge_core.dataset.faults import FileFault
 from dropforge_core.dataset.reading.array import ArrayReader
 from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, read_blocks
+from dropforge_core.dataset.reading.delimited import MAX_LINE
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -160,6 +161,26 @@ def test_a_prompt_in_csv_is_text_unless_it_is_a_conversation(cell, read):
     assert [json.loads(raw) for _, raw in rows] == [{"prompt": read, "completion": "b"}]
 
 
+@given(
+    st.lists(
+        st.sampled_from([b'"', b"\n", b",", b"a", b"\xff", b"b,c\n", b'"d""e\n",f\n', b"\r\n"]), max_size=12
+    )
+)
+def test_csv_does_not_depend_on_its_pieces(parts):
+    """Rows, lines and faults of a table are the same however its bytes come."""
+    body = b"prompt,completion\n" + b"".join(parts)
+    assert rows_of(in_memory(body, "t.csv", 1)) == rows_of(in_memory(body, "t.csv", 1000))
+
+
+def test_a_line_of_csv_without_end_ends_the_reading():
+    """What can't be a row is told with its line, and the rows before it are read."""
+    body = b"text\na\n" + b"x" * (MAX_LINE + 1) + b"\nb\n"
+    for chunk in (100_000, 1 << 30):
+        rows, faults = rows_of(in_memory(body, "t.csv", chunk))
+        assert [line for line, _ in rows] == [2]
+        assert faults == [(3, "LINE_TOO_LONG")]
+
+
 @pytest.mark.parametrize("name", ["train.jsonl.gz", "train.jsonl.zst", "train.jsonl"])
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 1 << 20])
 def test_compression_changes_neither_rows_nor_lines(name, chunk):
@@ -175,6 +196,52 @@ def test_compression_changes_neither_rows_nor_lines(name, chunk):
     assert faults == []
     assert b"\n".join(raw for _, raw in rows) == body.rstrip()
     assert [line for line, _ in rows] == list(range(1, 501))
+
+
+SKIPPABLE = b"\x5a\x2a\x4d\x18" + (3000).to_bytes(4, "little") + bytes(3000)
+
+
+@pytest.mark.parametrize("chunk", [1, 1000])
+@pytest.mark.parametrize(
+    "packed",
+    [
+        SKIPPABLE + zstandard.compress(b"{}\n"),
+        zstandard.compress(b"{") + SKIPPABLE + zstandard.compress(b"}\n") + SKIPPABLE,
+        gzip.compress(b"{}\n") + bytes(512),
+        gzip.compress(b"{") + bytes(3) + gzip.compress(b"}\n"),
+    ],
+)
+def test_what_is_no_text_in_a_compressed_file_is_passed_over(packed, chunk):
+    """Skippable frames of zstd and zero padding of gzip are part of no row."""
+    rows, faults = rows_of(in_memory(packed, "train.jsonl", chunk))
+    assert rows == [(1, b"{}")]
+    assert faults == []
+
+
+def long_window():
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    engine = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return engine.compress(b"{}\n") + engine.flush()
+
+
+@pytest.mark.parametrize(
+    ("packed", "found"),
+    [
+        (zstandard.compress(b"{}\n") + b"{}\n", "broken"),
+        (zstandard.compress(b"{}\n") + SKIPPABLE[:20], "too early"),
+        (long_window(), "128 MiB"),
+        (gzip.compress(b"{}\n") + b"{}\n", "behind the end"),
+        (gzip.compress(b"{}\n") + gzip.compress(b"{}\n")[:-3], "too early"),
+        (gzip.compress(b"{}\n")[:-8] + bytes(8), "broken"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 1000])
+def test_a_compressed_file_that_is_not_whole_is_told(packed, found, chunk):
+    """What lies behind, misses or does not match is one problem of the file, beside the rows before it."""
+    faults = []
+    list(read_blocks(in_memory(packed, "train.jsonl", chunk), lambda _line, fault: faults.append(fault)))
+    assert [fault.code for fault in faults] == ["COMPRESSION_BROKEN"]
+    assert found in faults[0].found
 
 
 def test_an_endless_line_is_passed_over_without_being_held():
