@@ -254,6 +254,10 @@ class BaseModelManifest(Tolerant):
     """File name to sha256 hex."""
     bytes: int
     licence: str | None = None
+    """Its identifier, as the source tells it: `apache-2.0`, `llama3.1`."""
+    terms: Mapping[str, str] = {}
+    """What binds whoever uses the model, as far as the source tells: `name`, `link`, `gated` (how access is
+    granted on the hub; the token's account has accepted), `files` (licence texts in the copy)."""
 
 
 class EvaluationPrompt(Frozen):

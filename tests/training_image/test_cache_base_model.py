@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,8 @@ import pytest
 from tiny_jobs import environment
 
 from dropforge_core.contracts import BaseModelManifest
-from tuner.cache_base_model import SourceFile, cache_base_model, wanted_files
+from tuner.cache_base_model import BucketSource, SourceFile, cache_base_model, wanted_files
+from tuner.claim import Claim, Pace
 from tuner.failure import Failure
 from tuner.signals import Stopped, StopRequest
 
@@ -58,7 +60,8 @@ def keys(s3: Any) -> set[str]:
 def test_only_what_loading_needs_is_copied_and_hashed(s3: Any) -> None:
     """Safetensors, JSON and terms arrive with their digests; pickles, code and subfolders do not."""
     manifest, _ = cache()
-    assert keys(s3) == {*KEPT, "MANIFEST.json"}
+    assert keys(s3) == {*KEPT, "MANIFEST.json", "CLAIM"}
+    assert manifest.terms == {"files": "LICENSE"}
     assert manifest.files == {name: hashlib.sha256(FILES[name]).hexdigest() for name in KEPT}
     assert (manifest.name, manifest.revision) == ("tiny", REVISION)
     stored = s3.get_object(Bucket="runs", Key=PREFIX + "MANIFEST.json")["Body"].read()
@@ -78,9 +81,12 @@ def test_a_broken_off_copy_goes_on_where_it_was(s3: Any) -> None:
 
     with pytest.raises(Stopped):
         cache(stop=AfterTwo())
-    assert len(keys(s3)) == 2
+    assert len(keys(s3) - {"CLAIM"}) == 2
     assert "MANIFEST.json" not in keys(s3)
-    stamps = {name: s3.head_object(Bucket="runs", Key=PREFIX + name)["LastModified"] for name in keys(s3)}
+    stamps = {
+        name: s3.head_object(Bucket="runs", Key=PREFIX + name)["LastModified"]
+        for name in keys(s3) - {"CLAIM"}
+    }
     s3.put_object(Bucket="runs", Key="sources/tiny/tokenizer.json", Body=b'{"v":2}')
     manifest, _ = cache()
     assert manifest.files["tokenizer.json"] == hashlib.sha256(b'{"v":2}').hexdigest()
@@ -182,7 +188,12 @@ class Hub(BaseHTTPRequestHandler):
             "downloads": 0,
             "likes": 0,
             "siblings": siblings,
-            "cardData": {"license": "apache-2.0"},
+            "gated": "manual",
+            "cardData": {
+                "license": "other",
+                "license_name": "tiny-community",
+                "license_link": "https://example.com/licence",
+            },
         }
 
     def reply(
@@ -241,7 +252,13 @@ def test_a_hub_revision_becomes_a_commit(s3: Any, cache_from_hub: Callable[..., 
         s3.get_object(Bucket="runs", Key=PREFIX + "MANIFEST.json")["Body"].read()
     )
     assert manifest.revision == COMMIT
-    assert manifest.licence == "apache-2.0"
+    assert manifest.licence == "other"
+    assert manifest.terms == {
+        "name": "tiny-community",
+        "link": "https://example.com/licence",
+        "gated": "manual",
+        "files": "LICENSE",
+    }
     assert set(manifest.files) == KEPT
     assert manifest.files["model.safetensors"] == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
     assert set(Hub.asked_with) == {"Bearer hf_not_a_real_token"}
@@ -268,3 +285,88 @@ def test_bytes_that_are_not_the_hubs_are_refused(
     assert code == 1
     assert "the hub says" in (tmp_path / "ml" / "output" / "message").read_text()
     assert not keys(s3) & {"model.safetensors", "MANIFEST.json"}
+
+
+def test_an_absent_hub_is_told_as_such(s3: Any, tmp_path: Path, start_tuner: Callable[..., Any]) -> None:
+    """A connection that nobody takes is a reason in words, with what to do, and no stack of a client."""
+    process = start_tuner(
+        "cache-base-model",
+        *("--root", str(tmp_path / "ml"), "--source", "hub:org/tiny@main", "--destination", DESTINATION),
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(tmp_path / "hf"),
+    )
+    process.communicate()
+    assert process.returncode == 1
+    told = (tmp_path / "ml" / "output" / "message").read_text().splitlines()
+    assert told[0].startswith("BASE_MODEL: the hub does not answer")
+    assert any("tuner/hub.py" in line for line in told[1:])
+
+
+def test_a_cached_commit_needs_no_hub(s3: Any, tmp_path: Path, start_tuner: Callable[..., Any]) -> None:
+    """What lies there whole at a fixed commit is found without asking anybody."""
+    source = f"hub:org/tiny@{COMMIT}"
+    manifest = BaseModelManifest(name="tiny", revision=COMMIT, source=source, files={}, bytes=0)
+    s3.put_object(Bucket="runs", Key=PREFIX + "MANIFEST.json", Body=manifest.model_dump_json().encode())
+    process = start_tuner(
+        *("cache-base-model", "--root", str(tmp_path), "--source", source, "--destination", DESTINATION),
+        HF_ENDPOINT="http://127.0.0.1:9",
+    )
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+
+
+QUICK = Pace(poll=0.02, beat=0.05, abandoned=1.0)
+
+
+def test_runs_at_the_same_time_make_one_copy(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several jobs one copies; the others wait for its manifest and answer with it."""
+    fetched: list[str] = []
+    real = BucketSource.fetch
+
+    def fetch(source: BucketSource, file: SourceFile, folder: Path) -> Path:
+        fetched.append(file.name)
+        return real(source, file, folder)
+
+    monkeypatch.setattr(BucketSource, "fetch", fetch)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(
+                cache_base_model, "s3://runs/sources/tiny/", DESTINATION, StopRequest(), str, {}, QUICK
+            )
+            for _ in range(4)
+        ]
+        manifests = [job.result() for job in jobs]
+    assert all(manifest == manifests[0] for manifest in manifests)
+    assert sorted(fetched) == sorted(KEPT)
+
+
+def test_an_abandoned_claim_is_taken_over(s3: Any) -> None:
+    """A job that was killed while it copied keeps nobody waiting for ever."""
+    s3.put_object(Bucket="runs", Key=PREFIX + "CLAIM", Body=b'{"holder": "dead", "beat": 3}')
+    lines: list[str] = []
+    cache_base_model("s3://runs/sources/tiny/", DESTINATION, StopRequest(), lines.append, {}, QUICK)
+    assert lines[0] == "phase=waiting another job is caching this base model"
+    assert "phase=taking_over" in lines
+    assert "MANIFEST.json" in keys(s3)
+
+
+def test_a_holder_that_lives_keeps_its_claim(s3: Any) -> None:
+    """Its beats show that it works, however long the copy takes: nobody else begins."""
+    done = threading.Event()
+    holder = Claim(s3, "runs", PREFIX + "CLAIM", QUICK)
+    waiting = Claim(s3, "runs", PREFIX + "CLAIM", QUICK)
+    lines: list[str] = []
+    with holder.held(lambda: False, StopRequest(), str) as mine, ThreadPoolExecutor(1) as pool:
+        assert mine
+
+        def wait() -> bool:
+            with waiting.held(done.is_set, StopRequest(), lines.append) as turn:
+                return turn
+
+        answer = pool.submit(wait)
+        while not lines:
+            done.wait(QUICK.poll)
+        assert not done.wait(2 * QUICK.abandoned)
+        done.set()
+        assert answer.result() is False
+    assert lines == ["phase=waiting another job is caching this base model"]

@@ -84,7 +84,12 @@ def write_artifact(
         "recipe": job.recipe.model_dump(mode="json"),
         "recipe_digest": job.config.recipe_digest,
         "dataset_digest": job.config.dataset_digest,
-        "base_model": {"name": base.name, "revision": base.revision, "files": dict(base.files)},
+        "base_model": {
+            "name": base.name,
+            "revision": base.revision,
+            "licence": base.licence,
+            "files": dict(base.files),
+        },
         "source_commit": _commit(job),
         "image": job.config.image,
         "chat_template": made_from.chat_template,

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import boto3
@@ -14,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from dropforge_core.contracts import BaseModelManifest
 from dropforge_core.layout import split_s3_uri
+from tuner.claim import CLAIM, Claim, Pace
 from tuner.contract import Say
 from tuner.failure import Failure
 from tuner.integrity import MANIFEST, file_digest, read_manifest
@@ -26,6 +28,8 @@ WANTED: Final = re.compile(
     re.IGNORECASE,
 )
 """Files of the repository's top folder that loading needs, and its terms. No code, no pickles."""
+
+TERMS: Final = re.compile(r"LICEN[CS]E|NOTICE|USE_POLICY", re.IGNORECASE)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -45,6 +49,7 @@ class Source(Protocol):
     revision: str | None
     """The commit, where the source has one."""
     licence: str | None
+    terms: Mapping[str, str]
 
     def files(self) -> Sequence[SourceFile]:
         """What there is, at one revision."""
@@ -53,14 +58,17 @@ class Source(Protocol):
         """One file into a folder."""
 
 
-def cache_base_model(
+def cache_base_model(  # noqa: PLR0913, PLR0917  # two are for tests alone
     source: str,
     destination: str,
     stop: StopRequest,
     say: Say,
     environment: Mapping[str, str] = os.environ,
+    pace: Pace = Pace(),  # noqa: B008  # frozen
 ) -> BaseModelManifest:
     """Copy the source; what a broken-off copy left and still matches is not copied again.
+
+    Where another job is copying to the same place, this one waits for it.
 
     Args:
         source: `hub:<repo>@<revision>` or `s3://<bucket>/<prefix>/`.
@@ -68,40 +76,78 @@ def cache_base_model(
         stop: asked between files.
         say: prints a line.
         environment: `HUB_TOKEN_SECRET_ARN` is read from it.
+        pace: of waiting for another job.
 
     Raises:
         Failure: BASE_MODEL, saying what was found and what to do.
         Stopped: between files; a later call goes on from there.
     """
     s3 = boto3.client("s3")
-    bucket, prefix = split_s3_uri(destination if destination.endswith("/") else destination + "/")
+    place = Place(s3, *split_s3_uri(destination if destination.endswith("/") else destination + "/"))
+    if (cached := place.whole(source)) is not None and _names_a_commit(source):
+        say("phase=cached_already")
+        return cached
     found = open_source(source, s3, environment)
     files = wanted_files(found.files())
-    done = _head(s3, bucket, prefix + MANIFEST)
-    if done is not None:
-        manifest = read_manifest(s3.get_object(Bucket=bucket, Key=prefix + MANIFEST)["Body"].read())
-        if manifest.source == source and set(manifest.files) == {file.name for file in files}:
-            say("phase=cached_already")
-            return manifest
+
+    def is_done() -> bool:
+        manifest = place.whole(source)
+        return manifest is not None and set(manifest.files) == {file.name for file in files}
+
+    with Claim(s3, place.bucket, place.prefix + CLAIM, pace).held(is_done, stop, say) as mine:
+        if mine:
+            return copy_all(source, found, files, place, stop, say)
+    say("phase=cached_already")
+    return read_manifest(place.read(MANIFEST))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a copy lies or will lie."""
+
+    s3: Any
+    bucket: str
+    prefix: str
+
+    def read(self, name: str) -> bytes:
+        body: bytes = self.s3.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read()
+        return body
+
+    def whole(self, source: str) -> BaseModelManifest | None:
+        """The manifest of a whole copy of that source, where there is one."""
+        if _head(self.s3, self.bucket, self.prefix + MANIFEST) is None:
+            return None
+        manifest = read_manifest(self.read(MANIFEST))
+        return manifest if manifest.source == source else None
+
+
+def _names_a_commit(source: str) -> bool:
+    """Then its content can't change, and neither the hub nor a token is needed to know that it is there."""
+    return source.startswith("hub:") and bool(COMMIT.fullmatch(source.rpartition("@")[2]))
+
+
+def copy_all(  # noqa: PLR0913, PLR0917  # what is copied, where to, and the process's two ears
+    source: str,
+    found: Source,
+    files: Sequence[SourceFile],
+    place: Place,
+    stop: StopRequest,
+    say: Say,
+) -> BaseModelManifest:
+    """Every file that is not there yet, and the manifest.
+
+    Raises:
+        Failure: BASE_MODEL.
+        Stopped: between files.
+    """
     digests: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="dropforge-") as scratch:
         for number, file in enumerate(files, start=1):
             stop.check()
-            kept = _kept_digest(s3, bucket, prefix, file)
-            if kept is None:
-                path = found.fetch(file, Path(scratch))
-                refuse_code(file.name, path)
-                kept = file_digest(path)
-                s3.upload_file(
-                    str(path),
-                    bucket,
-                    prefix + file.name,
-                    ExtraArgs={"Metadata": {"sha256": kept, "source": file.fingerprint}},
-                )
-                path.unlink()
-            digests[file.name] = kept
+            digests[file.name] = bring(file, found, place, Path(scratch))
             say(f"file={file.name} bytes={file.size} files={number}/{len(files)}")
-    name, folder = _name_and_revision(prefix)
+    name, folder = _name_and_revision(place.prefix)
+    texts = ", ".join(sorted(file.name for file in files if TERMS.match(file.name)))
     manifest = BaseModelManifest(
         name=name,
         revision=found.revision or folder,
@@ -109,10 +155,31 @@ def cache_base_model(
         files=digests,
         bytes=sum(file.size for file in files),
         licence=found.licence,
+        terms={**found.terms, **({"files": texts} if texts else {})},
     )
-    s3.put_object(Bucket=bucket, Key=prefix + MANIFEST, Body=manifest.model_dump_json().encode())
-    say("phase=cached")
+    place.s3.put_object(
+        Bucket=place.bucket, Key=place.prefix + MANIFEST, Body=manifest.model_dump_json().encode()
+    )
+    say(f"phase=cached licence={found.licence or 'not told by the source'}")
     return manifest
+
+
+def bring(file: SourceFile, found: Source, place: Place, scratch: Path) -> str:
+    """One file into its place, unless an earlier copy brought the same content; answers its sha256."""
+    kept = _kept_digest(place.s3, place.bucket, place.prefix, file)
+    if kept is not None:
+        return kept
+    path = found.fetch(file, scratch)
+    refuse_code(file.name, path)
+    digest = file_digest(path)
+    place.s3.upload_file(
+        str(path),
+        place.bucket,
+        place.prefix + file.name,
+        ExtraArgs={"Metadata": {"sha256": digest, "source": file.fingerprint}},
+    )
+    path.unlink()
+    return digest
 
 
 def wanted_files(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -179,6 +246,7 @@ class BucketSource:
 
     revision: str | None = None
     licence: str | None = None
+    terms: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, uri: str, s3: Any) -> None:
         self._s3 = s3
