@@ -237,6 +237,23 @@ class Approval(Section):
     expires_hours: float = Field(72.0, gt=0, le=24 * 30)
 
 
+class Tracking(Section):
+    """Where a training job's metrics also go. What they need must be reachable from the job's network."""
+
+    tensorboard: bool = False
+    """Event files in the job's output, under `tensorboard/`."""
+    mlflow_uri: (
+        Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.-]+(:\d+)?(/[\w./-]*)?$")] | None
+    ) = None
+    """An MLflow tracking server; its token is the job's `MLFLOW_TRACKING_TOKEN`, never part of a recipe."""
+    mlflow_experiment: Annotated[str, StringConstraints(pattern=r"^[\w ./-]{1,128}$")] = "dropforge"
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _without_end(cls, value: str | None) -> str | None:
+        return None if value is None else value.rstrip("/")
+
+
 class Recipe(Section):
     base_model: BaseModelRef
     method: Literal["sft", "dpo"] = "sft"
@@ -250,6 +267,7 @@ class Recipe(Section):
     gate: Gate = Gate()
     compute: Compute = Compute()
     approval: Approval = Approval()
+    tracking: Tracking = Tracking()
     tags: Mapping[TagText, TagText] = {}
 
     @model_validator(mode="after")
@@ -262,8 +280,11 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of the canonical JSON: two spellings of one recipe have one digest."""
-        canonical = self.model_dump_json(exclude={"tags"})
+        """`sha256:<hex>` of the canonical JSON: two spellings of one recipe have one digest.
+
+        Tags and tracking are left out: they change nothing about what is trained.
+        """
+        canonical = self.model_dump_json(exclude={"tags", "tracking"})
         return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
@@ -476,6 +497,7 @@ __all__: Sequence[str] = (
     "Recipe",
     "RecipeFault",
     "RecipeInvalid",
+    "Tracking",
     "Training",
     "parse_recipe",
 )

@@ -17,6 +17,7 @@ from tuner.progress import Stopwatch, peak_memory_gib
 from tuner.residency import settle
 from tuner.run import Run, identity_of, prepare
 from tuner.signals import Stopped, StopRequest
+from tuner.tracking import replay
 
 
 def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[], float]) -> TrainingSummary:
@@ -45,6 +46,7 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         run = prepare(job, base, residency, container, say)
         store = CheckpointStore(container.checkpoints, identity_of(job, base))
         resume(run, store, say)
+        replay(run.progress.trackers, {"loss": run.state.loss_curve, "eval_loss": run.state.eval_curve})
     run.progress.phase("training")
     try:
         stopped_by = fit(run, store, stop, clock)
@@ -53,9 +55,15 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         store.save(run.checkpoint())
         if run.state.step:
             export(run, container, "time_limit")
+        run.progress.close("SCHEDULED")
+        raise
+    except Exception:
+        run.progress.close("FAILED")
         raise
     store.save(run.checkpoint())
-    return export(run, container, stopped_by)
+    summary = export(run, container, stopped_by)
+    run.progress.close("FINISHED")
+    return summary
 
 
 def fit(run: Run, store: CheckpointStore, stop: StopRequest, clock: Callable[[], float]) -> str:

@@ -2,13 +2,14 @@
 
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tuner.contract import Say
+from tuner.tracking import Ended, Tracker
 
 
 class Progress:
@@ -18,9 +19,11 @@ class Progress:
         say: prints a line.
         path: the progress file, replaced whole so that no reader meets half of it.
         steps: of the whole run.
+        trackers: who is told the same numbers.
     """
 
-    def __init__(self, say: Say, path: Path, steps: int) -> None:
+    def __init__(self, say: Say, path: Path, steps: int, trackers: Sequence[Tracker] = ()) -> None:
+        self.trackers = trackers
         self._say = say
         self._path = path
         self._steps = steps
@@ -42,9 +45,30 @@ class Progress:
             f"memory_gib={peak_memory_gib():.2f} eta_s={eta_s:.0f}"
         )
         self._write({"phase": "training", "step": step, "loss": loss, "eta_s": round(eta_s)})
+        self._track(
+            step,
+            {
+                "loss": loss,
+                "grad_norm": grad_norm,
+                "learning_rate": learning_rate,
+                "epoch": epoch,
+                "tokens_per_s": tokens_per_s,
+                "memory_gib": peak_memory_gib(),
+            },
+        )
 
     def evaluation(self, step: int, loss: float) -> None:
         self._say(f"step={step}/{self._steps} eval_loss={loss:.4f}")
+        self._track(step, {"eval_loss": loss})
+
+    def close(self, status: Ended) -> None:
+        """Tell the trackers that this attempt is over."""
+        for tracker in self.trackers:
+            tracker.close(status)
+
+    def _track(self, step: int, metrics: dict[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(step, metrics)
 
     def note(self, line: str) -> None:
         self._say(line)

@@ -22,6 +22,7 @@ from tuner.objective import AnswerLikelihood, Objective, Preference
 from tuner.optimise import make_optimizer, optimizer_tensors
 from tuner.progress import Progress
 from tuner.residency import Resident
+from tuner.tracking import open_trackers
 
 CPU_MICRO_BATCH: Final = 1024
 GPU_MICRO_BATCH: Final = 16_384
@@ -135,7 +136,12 @@ def prepare(
         evaluate_every=evaluate_every,
         state=TrainingState(micro_batch_tokens=first_micro_batch(job, base)),
         best={},
-        progress=Progress(say, container.output_data / "progress.json", schedule.steps),
+        progress=Progress(
+            say,
+            container.output_data / "progress.json",
+            schedule.steps,
+            open_trackers(job, container, say),
+        ),
     )
 
 
