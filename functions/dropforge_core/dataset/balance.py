@@ -111,7 +111,9 @@ class Balance:
             if few > _FEW_ROWS * rows:
                 break
             if much > _MUCH * size:
-                yield Fault("LENGTH_IMBALANCE", "", f"{few:,} rows with {much / size:.0%} of all text")
+                yield Fault(
+                    "LENGTH_IMBALANCE", "", f"{few:,} row{'s'[few == 1 :]} with {much / size:.0%} of all text"
+                )
                 break
         answers = self._taken.answers
         if answers is not None and len(answers) > 1:

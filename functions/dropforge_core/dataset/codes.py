@@ -29,6 +29,12 @@ CODES: Final[dict[str, Code]] = {
         scope="file",
     ),
     "FILE_VANISHED": Code("error", "the file that was uploaded", "Upload it again.", scope="file"),
+    "FILE_LATE": Code(
+        "error",
+        "every file of a version before its _READY",
+        "When all files are there, upload _READY again.",
+        scope="file",
+    ),
     "FILE_EMPTY": Code("error", "at least one row", "Upload the file again with its content.", scope="file"),
     "FILE_KIND": Code(
         "error",
@@ -306,6 +312,13 @@ CODES: Final[dict[str, Code]] = {
         "warning",
         "answers that vary",
         "Add rows with the other answers, or the model will learn the frequent one.",
+        scope="dataset",
+        adjustable=True,
+    ),
+    "LANGUAGE_MIX": Code(
+        "warning",
+        "one language",
+        "Nothing needs doing if it is meant; else look for rows in the other language.",
         scope="dataset",
         adjustable=True,
     ),

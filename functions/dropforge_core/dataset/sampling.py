@@ -11,17 +11,26 @@ HIGHEST: Final = (1 << 64) - 1
 """The highest digest: nothing was left out."""
 
 
+def bound_for(rows: float, size: int) -> int:
+    """A bound on digests under which a dataset of about so many rows has some three times `size` of them.
+
+    It spares the parts of a large dataset each a whole sample of its own, of which most is left out when they
+    are merged. Where there are fewer rows than was thought, the sample is smaller.
+    """
+    return HIGHEST if rows <= 3 * size else int(HIGHEST * 3 * size / rows)
+
+
 class Lowest(Generic[Entry]):
     """The different rows with the lowest digests: as good as drawn at random, and the same in every order.
 
     The lowest of a whole are among the lowest of its parts, so two samples become that of both.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, bound: int = HIGHEST) -> None:
         self.size = size
         self.entries: dict[int, Entry] = {}
         """By digest. Between calls of `settle` these may be up to twice as many as asked for."""
-        self.bound = HIGHEST
+        self.bound = bound
         """Every row with a digest up to this is among the entries."""
 
     @property

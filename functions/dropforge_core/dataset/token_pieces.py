@@ -57,24 +57,28 @@ _SPLIT_HERE: Final = re.compile(r" (?=\S)(?<=\S )")
 _REACHES_OVER: Final = re.compile(r"\S (?:\S|\Z)")
 """An added token that could reach over a cut."""
 
-_LETTER_ENDS: Final = r"(?<=[A-Za-z])(?=[!-&(-/:-@\[-`{-~0-9])"
-"""A run of letters ends before ASCII punctuation other than the apostrophe of contractions, and before digits."""
-_DIGIT_ENDS: Final = r"(?<=[0-9])(?=[!-/:-@A-Z\[-`a-z{-~])"
-_DIGIT_BEGINS: Final = r"(?<=[!-/:-@\[-`{-~])(?=[0-9])"
-
 _SPACE: Final = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 r"""White_Space of Unicode, as tokenizers have it. Python's `\s` also takes U+001C-001F, where matches go on."""
 
-_BEFORE_SPACES: Final = re.compile(
-    f"{_LETTER_ENDS}|{_DIGIT_ENDS}|{_DIGIT_BEGINS}|(?<=[^{_SPACE}])(?=[{_SPACE}])"
-)
+_LETTERS_END: Final = r"(?<=[A-Za-z])(?=[!-&(-/:-@\[-`{-~0-9])"
+"""A run of letters ends before ASCII punctuation other than the apostrophe of contractions, and before digits."""
+_DIGITS_BEGIN: Final = r"(?<=[!-/:-@\[-`{-~])(?=[0-9])"
+_DIGITS_END: Final = r"(?<=[0-9])(?=[!-/:-@\[-`{-~])"
+_LETTERS_FOLLOW: Final = r"(?<=[0-9])(?=[A-Za-z])"
+_SPACE_BEGINS: Final = f"(?<=[^{_SPACE}])(?=[{_SPACE}])"
+_INDENT_BEGINS: Final = f"(?<=[^{_SPACE}])(?=(?![\\r\\n])[{_SPACE}])"
+_LINE_BEGINS: Final = f"(?<=[\\r\\n])(?=[^{_SPACE}/])"
+
+_ALWAYS: Final = f"{_LETTERS_END}|{_DIGITS_BEGIN}|{_DIGITS_END}"
+_BEFORE_SPACES: Final = re.compile(f"{_ALWAYS}|{_LETTERS_FOLLOW}|{_SPACE_BEGINS}")
 """Where no pattern joins white space to what stands before it (GPT-2)."""
 
-_AFTER_LINES: Final = re.compile(
-    f"{_LETTER_ENDS}|{_DIGIT_ENDS}|{_DIGIT_BEGINS}|(?<=[^{_SPACE}])(?=(?![\\r\\n])[{_SPACE}])|(?<=[\\r\\n])(?=[^{_SPACE}/])"
-)
+_AFTER_LINES: Final = re.compile(f"{_ALWAYS}|{_LETTERS_FOLLOW}|{_INDENT_BEGINS}|{_LINE_BEGINS}")
 r"""Where line breaks may belong to the punctuation before them (`[\r\n]*`, in o200k also with `/`), and white
 space that has one ends with the last of them (`\s*[\r\n]+`)."""
+
+_WITH_DIGITS: Final = re.compile(f"{_ALWAYS}|{_INDENT_BEGINS}|{_LINE_BEGINS}")
+"""Where, besides, letters may take a digit before them."""
 
 _GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CL100K: Final = (
@@ -104,7 +108,7 @@ WORDS: Final[Mapping[str, re.Pattern[str]]] = {
     _MARKS: _AFTER_LINES,  # Qwen 3.5
     _O200K % (_CONTRACTIONS, _CONTRACTIONS, "{1,3}"): _AFTER_LINES,  # o200k, Llama 4
     _O200K % ("", "", ""): _AFTER_LINES,  # Tekken (Mistral), Nemotron
-    _DEEPSEEK: _AFTER_LINES,
+    _DEEPSEEK: _WITH_DIGITS,
 }
 """Patterns that end a match before every single space, and where else they always end one."""
 
