@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dropforge_core.dataset.likeness.columns import EVAL, TRAIN, Columns, Rows
 from dropforge_core.dataset.likeness.groups import Groups
 from dropforge_core.dataset.likeness.recurring import ROWS_A_PASS, recurring
-from dropforge_core.dataset.likeness.sketch import BANDS, BORROWED, LEAST, PAD
+from dropforge_core.dataset.likeness.sketch import BANDS, LEAST, PAD
 
 ALIKE: Final = 0.6
 """From this similarity on two rows must be on one side of a cut."""
@@ -28,10 +28,15 @@ NEAR: Final = 0.8
 
 NOTHING: Final = np.uint32(0xFFFF_FFFF)
 
-_PIECE: Final = 1 << 16
-"""Rows whose sketches are held at once."""
-_BY_CHANCE: Final = 1 / 128
+_PIECE: Final = 1 << 15
+"""Rows whose sketches are held at once; their number within a piece has 16 bits."""
+_PAIRS: Final = 1 << 12
+"""Pairs that are compared at once, in the processor's cache."""
+_BY_CHANCE: Final = np.float32(1 / 128)
 """Share of bins that agree in two rows with nothing in common: 7 bits are stored of each."""
+_LOWER: Final = np.uint64(0x7F7F_7F7F_7F7F_7F7F)
+_UPPER: Final = np.uint64(0x8080_8080_8080_8080)
+_EVERY_BYTE: Final = np.uint64(0x0101_0101_0101_0101)
 _LOW: Final = np.uint64(0xFFFF_FFFF)
 _HALF: Final = np.uint64(32)
 
@@ -62,30 +67,32 @@ def near_pairs(columns: Columns, rows_a_pass: int = ROWS_A_PASS) -> Nearness:
     return _Comparison(columns).run(rows_a_pass)
 
 
-def similarity(
-    signatures: NDArray[np.uint8],
-    others: NDArray[np.uint8],
-    least: NDArray[np.uint32],
-    others_least: NDArray[np.uint32],
-) -> NDArray[np.float32]:
-    """Jaccard similarity of rows [n, ...] of one sketch with those of another.
+def similarity(signatures: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Estimated Jaccard similarity of rows [n, 64] with others.
 
-    Exact where both have at most 15 features; else the share of agreeing bins among those that at least one of
-    both has filled itself (Li, Owen & Zhang 2012), less what agrees by chance. Two rows without any feature are equal.
+    The share of agreeing bins among those that at least one of both has filled itself (Li, Owen & Zhang 2012), less
+    what agrees by chance: 1 bin in 128. Two rows without any feature are equal.
     """
-    filled = (signatures < BORROWED) | (others < BORROWED)
-    agreeing = ((signatures == others) & (signatures < BORROWED)).sum(axis=1, dtype=np.float32)
-    total = filled.sum(axis=1, dtype=np.float32)
-    share = np.divide(agreeing, total, out=np.ones_like(total), where=total > 0)
-    out: NDArray[np.float32] = np.maximum(
-        (share - np.float32(_BY_CHANCE)) / np.float32(1 - _BY_CHANCE), np.float32(0)
-    )
-    exact = np.flatnonzero((least[:, -1] == PAD) & (others_least[:, -1] == PAD))
-    out[exact] = _exact(least[exact], others_least[exact])
+    ones, twos = signatures.view(np.uint64), others.view(np.uint64)
+    differing = ones ^ twos
+    # The upper bit of each byte: whether any of its lower seven is set, or it itself.
+    agreeing = ~(((differing & _LOWER) + _LOWER) | differing | ones) & _UPPER
+    filled = ~(ones & twos) & _UPPER
+    total = _count(filled)
+    share = np.divide(_count(agreeing), total, out=np.ones_like(total), where=total > 0)
+    out: NDArray[np.float32] = np.maximum((share - _BY_CHANCE) / (1 - _BY_CHANCE), np.float32(0))
     return out
 
 
-def _exact(ones: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float32]:
+def _count(flags: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Bits set in each row of eight words."""
+    bits = np.bitwise_count(flags).view(np.uint64)
+    sums: NDArray[np.float32] = ((bits * _EVERY_BYTE) >> np.uint64(56)).astype(np.float32).ravel()
+    return sums
+
+
+def exact_similarity(ones: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """Jaccard similarity of rows [n, 16] of `least` with others, all of at most 15 features."""
     common = np.zeros(ones.shape, np.bool_)
     for place in range(LEAST):
         common |= ones == others[:, place : place + 1]
@@ -120,9 +127,15 @@ class _Best:
 
     def pairs(self, rows: Rows | None = None) -> Pairs:
         """What was found; `rows` are those that the places stand for."""
-        found = np.flatnonzero(self.other != NOTHING).astype(np.uint32)
-        named = found if rows is None else rows[found]
-        return Pairs(named, self.other[found], self._likeness[found].astype(np.float32) / np.float32(255))
+        found = np.concatenate(
+            [
+                (start + np.flatnonzero(self.other[start : start + _PIECE] != NOTHING)).astype(np.uint32)
+                for start in range(0, max(len(self.other), 1), _PIECE)
+            ]
+        )
+        likeness = self._likeness[found].astype(np.float32)
+        likeness /= np.float32(255)
+        return Pairs(found if rows is None else rows[found], self.other[found], likeness)
 
 
 class _Comparison:
@@ -152,8 +165,8 @@ class _Comparison:
             self._compare(keys, band)
         del keys
         self._complete()
-        near = self._earlier.pairs()
-        return Nearness(self._alike.all_roots(), near, self._trained.pairs(self._asked))
+        del self._near
+        return Nearness(self._alike.all_roots(), self._earlier.pairs(), self._trained.pairs(self._asked))
 
     def _collapse(self, rows_a_pass: int) -> None:
         """Rows with the same words: joined at once, one of each side left to compare."""
@@ -182,56 +195,85 @@ class _Comparison:
     def _compare(self, keys: NDArray[np.uint64], band: int, depth: int = 0) -> None:
         """Compare the rows of each bucket; `keys` are sorted and overwritten."""
         keys.sort()
-        count = _gather_mates(keys)
-        done = 0
-        while done < count:
-            end = min(done + _PIECE, count)
-            if end < count and keys[end] >> _HALF == keys[end - 1] >> _HALF:
+        keys = keys[: _gather_mates(keys)]
+        while len(keys):
+            end = _PIECE
+            if end < len(keys) and keys[end] >> _HALF == keys[end - 1] >> _HALF:
                 bucket = keys[end] >> _HALF
-                end = int(np.searchsorted(keys[:count], bucket << _HALF))
-                if end == done:
-                    end = int(np.searchsorted(keys[:count], (bucket << _HALF) | _LOW, side="right"))
-                    self._compare_many(keys[done:end], band, depth + 1)
-                    done = end
+                end = int(np.searchsorted(keys, bucket << _HALF))
+                if end == 0:
+                    end = int(np.searchsorted(keys, (bucket << _HALF) | _LOW, side="right"))
+                    self._compare_many(keys[:end], band, depth + 1)
+                    keys = keys[end:]
                     continue
-            self._compare_piece(keys[done:end], band + depth)
-            done = end
+            self._compare_piece(keys[:end], band + depth)
+            keys = keys[end:]
 
     def _compare_many(self, keys: NDArray[np.uint64], band: int, depth: int) -> None:
         """A bucket that is too large to be looked at whole falls apart by the bands that follow."""
+        if depth == BANDS:
+            # Equal in all bands: the first stands for the others.
+            for start in range(1, len(keys), _PIECE):
+                self._compare_piece(np.append(keys[:1], keys[start : start + _PIECE]), band)
+            return
         for start in range(0, len(keys), _PIECE):
             part = keys[start : start + _PIECE]
-            if depth < BANDS:
-                rows = part & _LOW
-                part[:] = _keys(self._columns.take("signature", rows), (band + depth) % BANDS, rows)
-            else:
-                # Equal in all bands: any of them stands for the others.
-                leader = keys[:1].copy()
-                self._compare_piece(np.append(leader, part) if start else part, band)
-        if depth < BANDS:
-            self._compare(keys, band, depth)
+            rows = part & _LOW
+            part[:] = _keys(self._columns.take("signature", rows), (band + depth) % BANDS, rows)
+        self._compare(keys, band, depth)
 
     def _compare_piece(self, keys: NDArray[np.uint64], band: int) -> None:
         """Compare the rows of some whole buckets with one another."""
+        rows, number = self._undecided(keys)
+        if not len(rows):
+            return
+        back = np.argsort(rows)
+        inverse = np.empty_like(back)
+        inverse[back] = np.arange(len(back))
+        signatures = self._columns.take("signature", rows[back])
+        content = self._columns.take("folded", rows[back])[inverse] & np.uint64(0xFFFF)
+        following = signatures.view("<u4")[:, (band + 1) % BANDS][inverse].astype(np.uint64)
+        order = np.argsort(number.astype(np.uint64) << np.uint64(48) | following << np.uint64(16) | content)
+        rows, number, signatures = rows[order], number[order], signatures[inverse[order]]
+        few = np.bitwise_count(~signatures.view(np.uint64) & _UPPER).sum(axis=1) < LEAST
+        sides = self._sides[rows]
+        near, alike = self._near.roots(rows), self._alike.roots(rows)
+        neighbours = _neighbours(number, sides, mixed=len(self._asked) > 0)
+        fresh = near[neighbours[0]] != near[neighbours[1]]
+        led = _led(number)
+        apart = alike[led[0]] != alike[led[1]]
+        one = np.concatenate([neighbours[0][fresh], led[0][apart]])
+        other = np.concatenate([neighbours[1][fresh], led[1][apart]])
+        likeness = np.empty(len(one), np.float32)
+        for start in range(0, len(one), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            likeness[part] = similarity(signatures[one[part]], signatures[other[part]])
+        short = np.flatnonzero(few[one] & few[other])
+        if len(short):
+            likeness[short] = self._exactly(rows[one[short]], rows[other[short]], likeness[short])
+        self._found(rows[one], rows[other], likeness)
+
+    def _undecided(self, keys: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.int64]]:
+        """The rows of those buckets in which not all are known to be near one another, and the numbers of these."""
         rows = (keys & _LOW).astype(np.uint32)
-        order = np.argsort(rows)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        signatures = self._columns.take("signature", rows[order])[back]
-        least = self._columns.take("least", rows[order])[back]
         buckets = keys >> _HALF
-        number = np.cumsum(np.append(False, buckets[1:] != buckets[:-1]))
-        following = signatures.view("<u4")[:, (band + 1) % BANDS]
-        content = self._columns.take("folded", rows[order])[back]
-        order = np.lexsort((self._sides[rows], content, following, number))
-        rows, number = rows[order], number[order]
-        one, other = _candidates(number, self._sides[rows], mixed=len(self._asked) > 0)
-        fresh = self._near.roots(rows[one]) != self._near.roots(rows[other])
-        one, other = one[fresh], other[fresh]
-        for start in range(0, len(one), _PIECE):
-            a, b = one[start : start + _PIECE], other[start : start + _PIECE]
-            i, j = order[a], order[b]
-            self._found(rows[a], rows[b], similarity(signatures[i], signatures[j], least[i], least[j]))
+        begins = np.flatnonzero(np.append(True, buckets[1:] != buckets[:-1]))
+        groups = self._near.roots(rows)
+        settled = np.minimum.reduceat(groups, begins) == np.maximum.reduceat(groups, begins)
+        lengths = np.diff(np.append(begins, len(rows)))
+        open_rows = np.repeat(~settled, lengths)
+        return rows[open_rows], np.repeat(np.arange(len(begins)), lengths)[open_rows]
+
+    def _exactly(self, ones: Rows, others: Rows, estimated: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Similarity of rows of which both have few features, where they are all kept."""
+        rows, back = np.unique(np.concatenate([ones, others]), return_inverse=True)
+        least = self._columns.take("least", rows)
+        first, second = back[: len(ones)], back[len(ones) :]
+        whole = least[:, -1] == PAD
+        known = np.flatnonzero(whole[first] & whole[second])
+        out = estimated.copy()
+        out[known] = exact_similarity(least[first[known]], least[second[known]])
+        return out
 
     def _found(self, ones: Rows, others: Rows, likeness: NDArray[np.float32]) -> None:
         alike = likeness >= ALIKE
@@ -256,11 +298,9 @@ class _Comparison:
             rows, first = rows[left], first[left]
             named, back = np.unique(first, return_inverse=True)
             likeness = similarity(
-                self._columns.take("signature", rows),
-                self._columns.take("signature", named)[back],
-                self._columns.take("least", rows),
-                self._columns.take("least", named)[back],
+                self._columns.take("signature", rows), self._columns.take("signature", named)[back]
             )
+            likeness = self._exactly(rows, first, likeness)
             near = likeness >= NEAR
             self._earlier.offer(rows[near], first[near], likeness[near])
         copies = np.flatnonzero(~self._compared[self._asked])
@@ -288,28 +328,32 @@ def _gather_mates(keys: NDArray[np.uint64]) -> int:
     return filled
 
 
-def _candidates(
+def _neighbours(
     number: NDArray[np.int64], sides: NDArray[np.uint8], *, mixed: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of places in a sequence of buckets: neighbours, and each with the first of its bucket.
+    """Pairs of places in a sequence of buckets that stand side by side.
 
-    Where both sides are there, also the nearest of the same side, and for evaluation the nearest of training.
+    Where both sides are there, also those with none of the same side, or none of training, between them.
     """
     place = np.arange(len(number))
-    begins = np.append(True, number[1:] != number[:-1])
-    first = np.maximum.accumulate(np.where(begins, place, 0))
-    found = [(place, place - 1), (place, first)]
+    one, other = place[1:], place[:-1]
     if mixed:
+        found = [one * len(place) + other]
         for side in (TRAIN, EVAL):
-            before = np.maximum.accumulate(np.where(sides == side, place, -1))
-            found.append((place[1:], before[:-1]))
-            after = np.minimum.accumulate(np.where(sides == side, place, len(place))[::-1])[::-1]
-            found.append((place[:-1], after[1:]))
-    one = np.concatenate([pair[0] for pair in found])
-    other = np.concatenate([pair[1] for pair in found])
-    inside = (other >= 0) & (other < len(place)) & (one != other)
-    one, other = one[inside], other[inside]
+            before = np.maximum.accumulate(np.where(sides == side, place, -1))[:-1]
+            there = before >= 0
+            found.append((one * len(place) + before)[there])
+        after = np.minimum.accumulate(np.where(sides == TRAIN, place, len(place))[::-1])[::-1][1:]
+        there = after < len(place)
+        found.append((after * len(place) + place[:-1])[there])
+        one, other = np.divmod(np.unique(np.concatenate(found)), len(place))
     inside = number[one] == number[other]
-    one, other = one[inside], other[inside]
-    codes = np.unique(np.maximum(one, other) * len(place) + np.minimum(one, other))
-    return codes // max(len(place), 1), codes % max(len(place), 1)
+    return one[inside], other[inside]
+
+
+def _led(number: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each place in a sequence of buckets and the first of its bucket, but for first and second ones."""
+    begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+    first = np.repeat(begins, np.diff(np.append(begins, len(number))))
+    one = np.flatnonzero(np.arange(len(number)) > first + 1)
+    return one, first[one]

@@ -11,6 +11,8 @@ from dropforge_core.dataset.likeness.columns import Columns, Digests
 ROWS_A_PASS: Final = 2_000_000
 """Rows whose digests are held at once, about; 8 bytes each."""
 
+_PIECE: Final = 1 << 18
+
 
 class Known:
     """Some values, to be found again in a stream of rows."""
@@ -47,10 +49,17 @@ def recurring(columns: Columns, name: str, rows_a_pass: int = ROWS_A_PASS) -> It
             held[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
         held.sort()
-        again = held[1:][held[1:] == held[:-1]]
+        found = [_repeated(held[start : start + _PIECE + 1]) for start in range(0, len(held), _PIECE)]
         del held
-        if len(again):
-            yield Known(again[np.append(True, again[1:] != again[:-1])])
+        known = Known(np.unique(np.concatenate([*found, np.zeros(0, np.uint64)])))
+        del found
+        if len(known):
+            yield known
+
+
+def _repeated(values: Digests) -> Digests:
+    repeated: Digests = np.unique(values[1:][values[1:] == values[:-1]])
+    return repeated
 
 
 def _count(columns: Columns, name: str, bits: int, wanted: int) -> int:

@@ -46,14 +46,12 @@ _FEW: Final = 30
 _SLICE: Final = 1 << 18
 """Characters that are sketched at once: what is computed from them stays in the processor's cache."""
 
-_ROW_END: Final = 0xFF
-"""No byte of UTF-8."""
-_NEWLINE: Final = 10
+_NEWLINE: Final = b"\n"
 _SPACE: Final = 32
 
 _FOLD: Final = bytes(
-    _NEWLINE
-    if code == _ROW_END
+    _NEWLINE[0]
+    if code == 0
     else code + 32
     if 65 <= code <= 90
     else 48
@@ -64,25 +62,38 @@ _FOLD: Final = bytes(
     for code in range(256)
 )
 _DIGITS: Final = re.compile(rb"00+")
-_WIDE_PUNCTUATION: Final = "，！？：；（）"  # noqa: RUF001  # it is these that are meant
+_WIDE_PUNCTUATION: Final = {ord(mark): " " for mark in "，！？：；（）"}  # noqa: RUF001  # it is these that are meant
 
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 _SECOND: Final = np.uint64(0xC2B2AE3D27D4EB4F)
 _THIRD: Final = np.uint64(0x165667B19E3779F9)
 _ONES: Final = np.array([(1 << 8 * width) - 1 for width in range(9)], np.uint64)
+"""Masks of so many bytes; more than eight are eight (`mode="clip"`)."""
 _LONG_WORD: Final = 32
 """Bytes beyond which a word is hashed by xxh3, one by one."""
-_EMPTY: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_VALUE: Final = np.uint64((1 << 58) - 1)
+_EMPTY: Final = np.uint32(0xFFFF_FFFF)
+_VALUE: Final = np.uint32((1 << 26) - 1)
+"""Bits of a feature by which the least of a bin is told; the six above choose the bin."""
+_TABLE_BITS: Final = 14
 
 
-def _probes() -> NDArray[np.int64]:
+def _ways() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each bin the order in which it asks the eight groups of eight bins, and whom it asks first in a group.
+
+    Returns:
+        int64 [8, 64]: the first bin of the group that a bin asks at each step.
+        int64 [64 * 256]: by the group's filled bins (the first is the highest bit), which of the eight lends.
+    """
     dice = random.Random(20_250_101)  # noqa: S311  # a fixed table, the same in every process
-    others = [[b for b in range(BINS) if b != own] for own in range(BINS)]
-    return np.array([dice.sample(bins, BINS - 1) for bins in others])
+    groups = np.array([dice.sample(range(0, BINS, 8), 8) for _ in range(BINS)])
+    lenders = np.zeros((BINS, 256), np.int64)
+    for own in range(BINS):
+        for member in reversed(dice.sample(range(8), 8)):
+            lenders[own, [filled for filled in range(256) if filled & (0x80 >> member)]] = member
+    return np.ascontiguousarray(groups.T), lenders.ravel()
 
 
-_PROBES: Final = _probes()
+_GROUPS, _LENDERS = _ways()
 
 
 def _unspaced() -> NDArray[np.bool_]:
@@ -114,6 +125,13 @@ class _Words(NamedTuple):
     begins: NDArray[np.int64]
     """Where each row's words begin, and at last where they end."""
 
+    def of(self, some: NDArray[np.int64]) -> "_Words":
+        """The words of some of the rows."""
+        lengths = np.diff(self.begins)[some]
+        begins = np.append(0, np.cumsum(lengths))
+        inside = np.arange(begins[-1]) + np.repeat(self.begins[some] - begins[:-1], lengths)
+        return _Words(self.rows[some], self.codes[inside], begins)
+
 
 class Sketcher:
     """Sketches of prompts, for one dataset.
@@ -141,23 +159,20 @@ class Sketcher:
             for words in _read(texts):
                 at = start + words.rows
                 folded[at] = _digests(words)
-                rows, features = self._common.left_of(*_features(words))
-                signature[at], few = _signatures(rows, features, len(at))
-                least[at[few]] = _least(rows, features, few)
+                signature[at], filled = _signatures(words, self._common)
+                bare = np.flatnonzero((filled == 0) & (np.diff(words.begins) > 0))
+                if len(bare):
+                    signature[at[bare]], filled[bare] = _signatures(words.of(bare), _NOTHING_COMMON)
+                few = np.flatnonzero(filled < LEAST)
+                if len(few):
+                    least[at[few]] = _least(words.of(few), self._common)
         return {"folded": folded, "signature": signature, "least": least}
 
 
 def learn_common(asked: Sequence[str]) -> Digests:
     """Features that more than 30 % of the first 1,000 prompts have (and more than 30 of them), ascending."""
     sample = asked[:SAMPLE]
-    found: list[Digests] = []
-    for _, texts in _slices(sample):
-        for words in _read(texts):
-            rows, features = _features(words)
-            order = np.lexsort((rows, features))
-            rows, features = rows[order], features[order]
-            once = np.append(True, (features[1:] != features[:-1]) | (rows[1:] != rows[:-1]))
-            found.append(features[once[: len(features)]])
+    found = [_features(words)[1] for _, texts in _slices(sample) for words in _read(texts)]
     values, counts = np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]), return_counts=True)
     common: Digests = values[counts > max(_SHARED * len(sample), _FEW)]
     return common
@@ -167,92 +182,113 @@ class _Common:
     """Tells features that most rows share."""
 
     def __init__(self, features: Digests) -> None:
-        self._features = np.sort(features)
-        # Nearly all features are told by 16 bits of theirs not to be among these.
-        self._may_be = np.zeros(1 << 16, np.bool_)
-        self._may_be[self._low(self._features)] = True
+        # Hash tables without chains: what finds its place taken goes to the next table.
+        self._tables: list[Digests] = []
+        while len(features):
+            # What stands in an unused place can't be looked for there.
+            table = ~np.arange(1 << _TABLE_BITS, dtype=np.uint64)
+            table[self._place(features)] = features
+            self._tables.append(table)
+            features = features[table[self._place(features)] != features]
 
     @staticmethod
-    def _low(features: Digests) -> NDArray[np.int64]:
-        return (features & np.uint64(0xFFFF)).astype(np.int64)
+    def _place(features: Digests) -> NDArray[np.int64]:
+        place: NDArray[np.int64] = (features & np.uint64((1 << _TABLE_BITS) - 1)).view(np.int64)
+        return place
 
-    def left_of(self, rows: NDArray[np.int64], features: Digests) -> tuple[NDArray[np.int64], Digests]:
-        """The others; all of a row's where it has no others."""
-        if not len(self._features) or not len(features):
-            return rows, features
-        own = ~self._may_be[self._low(features)]
-        doubtful = np.flatnonzero(~own)
-        sought = features[doubtful]
-        place = np.minimum(np.searchsorted(self._features, sought), len(self._features) - 1)
-        own[doubtful] = self._features[place] != sought
-        has_own = np.zeros(int(rows.max()) + 1, np.bool_)
-        has_own[rows[own]] = True
-        own |= ~has_own[rows]
-        return rows[own], features[own]
+    def among(self, features: Digests) -> NDArray[np.bool_] | None:
+        """Which of some features are common; None where nothing is."""
+        if not self._tables:
+            return None
+        place = self._place(features)
+        found: NDArray[np.bool_] = self._tables[0].take(place) == features
+        for table in self._tables[1:]:
+            found |= table.take(place) == features
+        return found
+
+
+_NOTHING_COMMON: Final = _Common(np.zeros(0, np.uint64))
 
 
 def _slices(asked: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-    start = length = 0
-    for end, text in enumerate(asked, 1):
-        length += len(text)
-        if length >= _SLICE or end == len(asked):
-            yield start, asked[start:end]
-            start, length = end, 0
+    ends = np.cumsum(np.fromiter(map(len, asked), np.int64, len(asked)))
+    start = 0
+    while start < len(asked):
+        before = int(ends[start - 1]) if start else 0
+        end = max(int(np.searchsorted(ends, before + _SLICE)), start + 1)
+        yield start, asked[start:end]
+        start = end
 
 
 def _read(texts: Sequence[str]) -> Iterator[_Words]:
-    """The words of all rows: those of spaced writing, then the others."""
+    """The words of all rows, by kind of writing."""
     foreign = [row for row, text in enumerate(texts) if not text.isascii()]
-    if not foreign:
-        yield _spaced(np.arange(len(texts)), [text.encode() for text in texts])
-        return
-    folded = [_normalised(texts[row]) for row in foreign]
-    without = _without_spaces(folded)
-    encoded = [text.encode() if text.isascii() else b"" for text in texts]
-    for row, text in zip(foreign, folded, strict=True):
-        encoded[row] = text.encode("utf-8", "replace")
-    wide = np.array(foreign)[without]
-    apart = np.ones(len(texts), np.bool_)
-    apart[wide] = False
-    rows = np.flatnonzero(apart)
+    wide: NDArray[np.int64] = np.zeros(0, np.int64)
+    if foreign:
+        texts = list(texts)
+        folded, wide_places = _folded([texts[row] for row in foreign])
+        for row, text in zip(foreign, folded, strict=True):
+            texts[row] = text
+        wide = np.array(foreign)[wide_places]
+        if len(wide):
+            yield _characters(wide, [texts[row] for row in wide.tolist()])
+    rows = np.delete(np.arange(len(texts)), wide)
     if len(rows):
-        yield _spaced(rows, [encoded[row] for row in rows])
-    if len(wide):
-        yield _characters(wide, [text for text, chosen in zip(folded, without, strict=True) if chosen])
+        yield _spaced(rows, _joined([texts[row] for row in rows.tolist()] if len(wide) else texts))
+
+
+def _joined(texts: Sequence[str]) -> bytes:
+    """Texts as UTF-8, joined by NUL, which none of them has."""
+    try:
+        encoded = [text.encode() for text in texts]
+    except UnicodeEncodeError:
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+    joined = b"\0".join(encoded)
+    if joined.count(b"\0") >= len(texts):
+        joined = b"\0".join([text.replace(b"\0", b" ") for text in encoded])
+    return joined
+
+
+def _folded(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Texts normalised and without case, and which of them are mostly of scripts that don't part words."""
+    normal = [_normalised(text) for text in texts]
+    points = _points(normal)
+    foreign = np.unique(points[points >= 128])
+    # Case is all that `translate` tells of ASCII, and most other characters have none.
+    letters = foreign.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    folded = normal if letters == letters.casefold() else [text.casefold() for text in normal]
+    unspaced = _UNSPACED[np.minimum(foreign >> np.uint32(7), 0x800)]
+    if not unspaced.any():
+        return folded, np.zeros(0, np.int64)
+    begins = np.cumsum([0, *map(len, normal)])
+    wide = np.append(0, np.cumsum(_UNSPACED[np.minimum(points >> np.uint32(7), 0x800)]))
+    return folded, np.flatnonzero(2 * (wide[begins[1:]] - wide[begins[:-1]]) > np.diff(begins))
 
 
 def _normalised(text: str) -> str:
     # Text that is normalised but for these is normalised much faster without them.
-    for mark in _WIDE_PUNCTUATION:
-        if mark in text:
-            text = text.replace(mark, " ")
-    return unicodedata.normalize("NFKC", text).casefold()
-
-
-def _without_spaces(texts: Sequence[str]) -> NDArray[np.bool_]:
-    """Which texts are mostly of scripts that don't part words."""
-    points = _points(texts)
-    begins = np.cumsum([0, *map(len, texts)])
-    wide = np.append(0, np.cumsum(_UNSPACED[np.minimum(points >> np.uint32(7), 0x800)]))
-    out: NDArray[np.bool_] = 2 * (wide[begins[1:]] - wide[begins[:-1]]) > np.diff(begins)
-    return out
+    if "，" in text or "：" in text or "！" in text or "？" in text:  # noqa: RUF001  # it is these that are meant
+        text = text.translate(_WIDE_PUNCTUATION)
+    return unicodedata.normalize("NFKC", text)
 
 
 def _points(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _spaced(rows: NDArray[np.int64], encoded: Sequence[bytes]) -> _Words:
-    text = _DIGITS.sub(b"0", b"\xff".join([*encoded, b""]).translate(_FOLD))
+def _spaced(rows: NDArray[np.int64], joined: bytes) -> _Words:
+    """The words of rows joined by NUL."""
+    text = _DIGITS.sub(b"0", joined.translate(_FOLD))
     # Eight bytes may be read from wherever a word's last byte lies.
-    padded = np.frombuffer(b" " + text + b" " * (8 + _LONG_WORD), np.uint8)
+    padded = np.frombuffer(b"".join([b" ", text, _NEWLINE, b" " * (8 + _LONG_WORD)]), np.uint8)
     if not text.isascii():
         padded = _without_punctuation(padded)
     inside = padded > _SPACE
-    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-    starts, ends = edges[0::2], edges[1::2]
-    begins = np.searchsorted(starts, np.flatnonzero(padded == _NEWLINE))
-    return _Words(rows, _hashes(padded, starts, ends - starts), np.append(0, begins))
+    edges = np.flatnonzero(inside[1:] != inside[:-1])
+    edges += 1
+    starts = edges[0::2]
+    begins = np.searchsorted(starts, np.flatnonzero(padded == _NEWLINE[0]))
+    return _Words(rows, _hashes(padded, starts, edges[1::2] - starts), np.append(0, begins))
 
 
 def _without_punctuation(text: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -268,12 +304,12 @@ def _without_punctuation(text: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _hashes(text: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Digests:
     windows: NDArray[np.uint64] = np.ndarray((len(text) - 7,), "<u8", text, 0, (1,))
-    codes = (windows[starts] & _ONES[np.minimum(lengths, 8)]) * _MULTIPLIER
+    codes = (windows[starts] & _ONES.take(lengths, mode="clip")) * _MULTIPLIER
     for done in range(8, _LONG_WORD, 8):
         longer = np.flatnonzero(lengths > done)
         if not len(longer):
             break
-        more = windows[starts[longer] + done] & _ONES[np.minimum(lengths[longer] - done, 8)]
+        more = windows[starts[longer] + done] & _ONES.take(lengths[longer] - done, mode="clip")
         before = codes[longer]
         codes[longer] = ((before ^ (before >> np.uint64(31))) + more) * _SECOND
     for word in np.flatnonzero(lengths > _LONG_WORD).tolist():
@@ -283,10 +319,13 @@ def _hashes(text: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray
 
 
 def _mixed(codes: Digests) -> Digests:
-    codes = (codes ^ (codes >> np.uint64(32))) * _SECOND
-    codes = (codes ^ (codes >> np.uint64(29))) * _THIRD
-    mixed: Digests = codes ^ (codes >> np.uint64(32))
-    return mixed
+    """The codes mixed, in place."""
+    codes ^= codes >> np.uint64(32)
+    codes *= _SECOND
+    codes ^= codes >> np.uint64(29)
+    codes *= _THIRD
+    codes ^= codes >> np.uint64(32)
+    return codes
 
 
 def _characters(rows: NDArray[np.int64], texts: Sequence[str]) -> _Words:
@@ -312,15 +351,27 @@ def _characters(rows: NDArray[np.int64], texts: Sequence[str]) -> _Words:
     return _Words(rows, _mixed(pairs[kept] * _MULTIPLIER), np.append(0, np.cumsum(counts)))
 
 
-def _features(words: _Words) -> tuple[NDArray[np.int64], Digests]:
-    """(which of the rows, 64 bits) of each word and each pair of neighbouring words; not yet each once."""
-    row = np.repeat(np.arange(len(words.rows)), np.diff(words.begins))
-    one, other = words.codes[:-1], words.codes[1:]
-    together = row[1:] == row[:-1]
-    pairs = one * _MULTIPLIER + (other ^ (other >> np.uint64(29))) * _SECOND
-    pairs = (pairs ^ (pairs >> np.uint64(32))) * _THIRD
+def _pairs(codes: Digests) -> Digests:
+    """64 bits of each word and the next; the last has none."""
+    other: Digests = codes[1:]
+    pairs: Digests = (other ^ (other >> np.uint64(29))) * _SECOND
+    pairs += codes[:-1] * _MULTIPLIER
     pairs ^= pairs >> np.uint64(32)
-    return np.concatenate([row, row[1:][together]]), np.concatenate([words.codes, pairs[together]])
+    pairs *= _THIRD
+    pairs ^= pairs >> np.uint64(32)
+    return pairs
+
+
+def _features(words: _Words) -> tuple[NDArray[np.int64], Digests]:
+    """(which of the rows, 64 bits) of each feature of each row, once, ascending by row."""
+    row = np.repeat(np.arange(len(words.rows)), np.diff(words.begins))
+    together = row[1:] == row[:-1]
+    rows = np.concatenate([row, row[1:][together]])
+    features = np.concatenate([words.codes, _pairs(words.codes)[together]])
+    order = np.lexsort((features, rows))
+    rows, features = rows[order], features[order]
+    once = np.append(True, (features[1:] != features[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
+    return rows[once], features[once]
 
 
 @lru_cache(maxsize=8)
@@ -345,40 +396,72 @@ def _digests(words: _Words) -> Digests:
     return _mixed(out + lengths.astype(np.uint64) * _SECOND)
 
 
-def _signatures(
-    rows: NDArray[np.int64], features: Digests, count: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The bins of `count` rows, and which rows may have few enough features to keep them all."""
-    flat = np.full(count * BINS, _EMPTY)
-    np.minimum.at(flat, rows * BINS + (features >> np.uint64(58)).astype(np.int64), features & _VALUE)
-    bins = flat.reshape(count, BINS)
-    filled = bins != _EMPTY
-    out = (bins & np.uint64(0x7F)).astype(np.uint8)
-    filled_bins = filled.sum(axis=1)
-    row, own = np.nonzero(~filled & (filled_bins > 0)[:, None])
-    for step in range(BINS - 1):
-        if not len(row):
-            break
-        lender = _PROBES[own, step]
-        lends = filled[row, lender]
-        out[row[lends], own[lends]] = out[row[lends], lender[lends]] | BORROWED
-        row, own = row[~lends], own[~lends]
-    out[filled_bins == 0] = BORROWED
-    return out, np.flatnonzero(filled_bins < LEAST)
+def _signatures(words: _Words, common: _Common) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bins of all rows, and how many of them each has filled itself."""
+    count = len(words.rows)
+    lengths = np.diff(words.begins)
+    least = np.full(count * BINS, _EMPTY)
+    base = np.repeat(np.arange(0, count * BINS, BINS), lengths)
+    _lower(least, base, words.codes, common, np.zeros(0, np.int64))
+    if len(base):
+        _lower(least, base[:-1], _pairs(words.codes), common, words.begins[1:-1] - 1)
+    parts = least.view(np.uint8).reshape(-1, 4)
+    empty = parts[:, 3] > 0x7F
+    bins = parts[:, 0] & np.uint8(BORROWED - 1)
+    bins |= empty.view(np.uint8) << np.uint8(7)
+    packed = ~np.packbits(empty)
+    filled = np.bitwise_count(packed.view(np.uint64)).astype(np.int64)
+    bare = np.flatnonzero(filled == 0)
+    if len(bare):
+        empty.reshape(count, BINS)[bare] = False
+        bins.reshape(count, BINS)[bare] = BORROWED
+    _borrow(bins, packed, np.flatnonzero(empty))
+    return bins.reshape(count, BINS), filled
 
 
-def _least(rows: NDArray[np.int64], features: Digests, few: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The smallest hashes of features of some rows, each once, ascending."""
-    out = np.full((len(few), LEAST), PAD, np.uint32)
-    if not len(few):
-        return out
-    place = np.full(max(int(rows.max(initial=0)), int(few[-1])) + 1, -1)
-    place[few] = np.arange(len(few))
-    mine = place[rows] >= 0
-    short = np.minimum(features[mine] & np.uint64(0xFFFF_FFFF), np.uint64(PAD - 1))
-    keys = np.unique(place[rows[mine]].astype(np.uint64) << np.uint64(32) | short)
-    row = (keys >> np.uint64(32)).astype(np.int64)
-    number = np.arange(len(row)) - np.searchsorted(row, row)
+def _lower(
+    least: NDArray[np.uint32],
+    base: NDArray[np.int64],
+    features: Digests,
+    common: _Common,
+    none: NDArray[np.int64],
+) -> None:
+    """Let features lower what their bins have; `none` are places without a feature (or -1)."""
+    values = features.view("<u4")[1::2] & _VALUE
+    is_common = common.among(features)
+    if is_common is not None:
+        np.copyto(values, _EMPTY, where=is_common)
+    values[none[(none >= 0) & (none < len(values))]] = _EMPTY
+    np.minimum.at(least, base + (features >> np.uint64(58)).view(np.int64), values)
+
+
+def _borrow(bins: NDArray[np.uint8], packed: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
+    """Fill empty bins, each from the first filled one on its way: eight bins at a step, in its own order."""
+    for groups in _GROUPS:
+        if not len(places):
+            return
+        own = places & (BINS - 1)
+        group = (places - own) + groups.take(own)
+        among = packed.take(group >> 3)
+        # Where none of the group lends, what is written here is overwritten at a later step.
+        bins[places] = bins.take(group + _LENDERS.take((own << 8) | among)) | np.uint8(BORROWED)
+        places = places[among == 0]
+
+
+def _least(words: _Words, common: _Common) -> NDArray[np.uint32]:
+    """The smallest hashes of each row's features, ascending: of all but the common ones where there are others."""
+    rows, features = _features(words)
+    is_common = common.among(features)
+    if is_common is not None:
+        has_own = np.zeros(len(words.rows), np.bool_)
+        has_own[rows[~is_common]] = True
+        kept = ~is_common | ~has_own[rows]
+        rows, features = rows[kept], features[kept]
+    out = np.full((len(words.rows), LEAST), PAD, np.uint32)
+    short = np.minimum(features & np.uint64(0xFFFF_FFFF), np.uint64(PAD - 1))
+    keys = np.sort(rows.astype(np.uint64) << np.uint64(32) | short)
+    rows = (keys >> np.uint64(32)).astype(np.int64)
+    number = np.arange(len(rows)) - np.searchsorted(rows, rows)
     kept = number < LEAST
-    out[row[kept], number[kept]] = keys[kept] & np.uint64(0xFFFF_FFFF)
+    out[rows[kept], number[kept]] = keys[kept] & np.uint64(0xFFFF_FFFF)
     return out
