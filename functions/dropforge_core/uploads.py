@@ -20,6 +20,16 @@ class _Object(Tolerant):
     version_id: str = Field("null", alias="version-id")
     sequencer: str = ""
 
+    @property
+    def is_versioned(self) -> bool:
+        """Whether the bucket keeps versions; a stack's does."""
+        return self.version_id != "null"
+
+    @property
+    def version(self) -> str:
+        """What tells this upload of the key from every other."""
+        return self.version_id if self.is_versioned else self.etag
+
 
 class _Bucket(Tolerant):
     name: str
@@ -56,6 +66,11 @@ def is_older(sequencer: str, other: str) -> bool:
 def wants_again(head: Mapping[str, Any]) -> bool:
     """Whether the uploader asked for another run of known content."""
     return str(head.get("Metadata", {}).get(AGAIN, "")).lower() == "true"
+
+
+def version_of(head: Mapping[str, Any], is_versioned: bool) -> str:
+    """What `version` is to an event, of the object that is there now (HeadObject)."""
+    return str(head.get("VersionId") or "null") if is_versioned else str(head.get("ETag", "")).strip('"')
 
 
 def upload_claim(bucket: str, key: str, version_id: str) -> str:

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from pathlib import Path
+from typing import NamedTuple
 
 import boto3
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import intake
 from dropforge_core.aws import ExecutionConflict, Executions, Ledger
 from dropforge_core.identity import DATA_SUFFIXES
+from dropforge_core.ledger import Status
 
 RECIPE = "base_model: org/name\n"
 ROW = b'{"prompt": "a", "completion": "b"}\n'
@@ -38,20 +41,32 @@ class Stack:
         self._sequence = itertools.count(0xFE)
 
     def upload(self, key, body=ROW, **metadata):
-        """Put an object; returns its event, not yet delivered."""
+        """Put an object; returns its event as S3 sends it through EventBridge, not yet delivered."""
         answer = self.s3.put_object(Bucket="datasets", Key=key, Body=body, Metadata=metadata)
+        number = next(self._sequence)
         return {
+            "version": "0",
+            "id": f"17793124-05d4-b198-2fde-7ededc63{number:04x}",
+            "detail-type": "Object Created",
+            "source": "aws.s3",
+            "account": "123456789012",
             "time": "2026-11-01T10:00:00Z",
+            "region": "us-east-1",
+            "resources": ["arn:aws:s3:::datasets"],
             "detail": {
+                "version": "0",
                 "bucket": {"name": "datasets"},
                 "object": {
                     "key": key,
                     "size": len(body),
                     "etag": answer["ETag"].strip('"'),
                     "version-id": answer["VersionId"],
-                    "sequencer": f"{next(self._sequence):X}",
+                    "sequencer": f"{number:018X}",
                 },
+                "request-id": "N4N7GDK58NMKJ12R",
                 "requester": "123456789012",
+                "source-ip-address": "192.0.2.7",
+                "reason": "PutObject",
             },
         }
 
@@ -173,17 +188,57 @@ def test_a_marker_before_any_data_waits_for_the_first_file(stack):
     assert len(stack.runs()) == 2
 
 
-def test_a_marker_uploaded_again_over_the_same_files_is_the_same_run(stack):
-    """Nothing new was uploaded, so nothing new is trained; asked for `again`, it is."""
+def test_a_marker_uploaded_again_over_the_same_files_trains_nothing_and_says_so(stack):
+    """Nothing new was uploaded, so the answer names the run that has it; asked for `again`, there is a new one."""
     stack.upload("datasets/bot/v1/train.jsonl")
     first = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
-    assert stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"] == first
+    second = stack.upload("datasets/bot/v1/_READY", b"")
+    told = {stack.deliver(second)["run_id"] for _ in range(2)}
+    assert len(told) == 1
+    assert stack.ledger.run(told.pop())["status"] == "DUPLICATE"
+    assert [event.data["duplicate_of"] for event in stack.told("RunEnded")] == [first]
     assert stack.runs() == [first]
     again = stack.deliver(stack.upload("datasets/bot/v1/_READY", b"", **{"dropforge-again": "true"}))[
         "run_id"
     ]
     assert again != first
     assert stack.request(again)["again"] is True
+
+
+def test_a_marker_uploaded_again_after_a_failure_is_another_try(stack):
+    """A run that failed answers nothing, so the same files may be asked for again with a new marker."""
+    stack.upload("datasets/bot/v1/train.jsonl")
+    first = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
+    stack.ledger.move(first, Status.FAILED_CAPACITY)
+    event = stack.upload("datasets/bot/v1/_READY", b"")
+    second = {stack.deliver(event)["run_id"] for _ in range(2)}
+    assert stack.runs() == sorted({first, *second})
+    assert stack.request(second.pop())["again"] is False
+
+
+def test_a_file_that_comes_after_the_marker_is_told_while_the_run_goes_without_it(stack):
+    """`aws s3 sync` may upload the marker first: once, not a file at a time, and never after the run's end."""
+    stack.upload("datasets/bot/v1/eval.jsonl")
+    run_id = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
+    late = [stack.upload(f"datasets/bot/v1/train-{i}.jsonl") for i in range(2)]
+    for event in (*late, *late):
+        stack.deliver(event)
+    (told,) = stack.told("DatasetRejected")
+    assert told.data["first"][0]["code"] == "FILE_LATE"
+    assert run_id in told.message
+    assert "train-0.jsonl" in told.message
+    stack.ledger.move(run_id, Status.DATASET_REJECTED)
+    assert stack.deliver(stack.upload("datasets/bot/v1/train-9.jsonl"))["run_id"] == run_id
+    assert len(stack.told("RunEnded")) == 1
+    assert stack.runs() == [run_id]
+
+
+def test_a_file_whose_event_comes_late_is_part_of_the_run(stack):
+    """Late news of what the run has already is no news, whichever version of the file it is about."""
+    events = [stack.upload("datasets/bot/v1/train.jsonl", body) for body in (b"old", b"new")]
+    run_id = stack.deliver(stack.upload("datasets/bot/v1/_READY", b""))["run_id"]
+    assert {stack.deliver(event)["run_id"] for event in events} == {run_id}
+    assert stack.told("RunEnded") == []
 
 
 @pytest.mark.parametrize(
@@ -197,26 +252,30 @@ def test_what_is_no_data_starts_nothing(stack, key):
 
 
 @pytest.mark.parametrize(
-    "key",
+    ("key", "model"),
     [
-        "datasets/bot/my file.jsonl",
-        "datasets/bot/a+b.jsonl",
-        "datasets/bot/%2F.jsonl",
-        "datasets/bot/\U0001f4a9.jsonl",
-        "datasets/Bot/train.jsonl",
-        "datasets/train.jsonl",
-        "datasets/a/b/c/train.jsonl",
-        "datasets/" + "a" * 900 + "/train.jsonl",
-        "datasets/bot/';rm -rf $HOME;.jsonl",
+        ("datasets/bot/my file.jsonl", "bot"),
+        ("datasets/bot/a+b.jsonl", "bot"),
+        ("datasets/bot/%2F.jsonl", "bot"),
+        ("datasets/bot/\U0001f4a9.jsonl", "bot"),
+        ("datasets/bot/../secret.jsonl", "bot"),
+        ("datasets/bot//train.jsonl", "bot"),
+        ("datasets/Bot/train.jsonl", "unknown"),
+        ("datasets/train.jsonl", "unknown"),
+        ("datasets/a/b/c/train.jsonl", "a"),
+        ("datasets/" + "a" * (1024 - 21) + "/train.jsonl", "unknown"),
+        ("datasets/bot/" + "\u00e9" * 502 + ".jsonl", "bot"),
+        ("datasets/bot/';rm -rf $HOME;.jsonl", "bot"),
+        ("datasets/bot/<!channel>\u202e.jsonl", "bot"),
     ],
 )
-def test_a_poisoned_key_is_refused_once_and_never_reaches_a_name(stack, key):
+def test_a_poisoned_key_is_refused_once_and_never_reaches_a_name(stack, key, model):
     """The refusal is in the ledger and on the bus, with the key escaped; no execution bears it."""
     event = stack.upload(key)
     run_id = stack.deliver(event)["run_id"]
     stack.deliver(event)
     assert stack.runs() == []
-    assert stack.ledger.run(run_id)["status"] == "DATASET_REJECTED"
+    assert {"status": "DATASET_REJECTED", "model": model}.items() <= stack.ledger.run(run_id).items()
     assert len(stack.told("DatasetRejected")) == len(stack.told("RunEnded")) == 1
     message = stack.told("RunEnded")[0].message
     assert message.isascii()
@@ -320,3 +379,130 @@ def test_a_closed_execution_of_the_same_input_counts_as_started(stack):
     assert executions.start("a" * 26, '{"model":"m","run_id":"a"}') == arn
     with pytest.raises(ExecutionConflict):
         executions.start("a" * 26, '{"run_id": "b", "model": "m"}')
+
+
+M, V = "datasets/bot/", "datasets/bot/v1/"
+LONGEST = M + "v1/" + "a" * (1024 - len(M) - 9) + ".jsonl"
+
+
+class Case(NamedTuple):
+    """What people do and what arrives, in order."""
+
+    steps: tuple[str | int, ...]
+    """A key is uploaded, `-key` is deleted, a number is the arrival of that upload's event."""
+    expected: tuple[str, ...]
+    """What comes of each arrival."""
+
+
+CASES = {
+    "a file directly under the model": Case((M + "train.jsonl", 0), ("RUN",)),
+    "its event comes again": Case((M + "train.jsonl", 0, 0, 0), ("RUN", "KNOWN", "KNOWN")),
+    "the file is replaced after its run began": Case(
+        (M + "train.jsonl", 0, M + "train.jsonl", 0, 1), ("RUN", "KNOWN", "RUN")
+    ),
+    "the file is replaced before its event arrives": Case(
+        (M + "train.jsonl", M + "train.jsonl", 0, 0, 1), ("STALE", "KNOWN", "RUN")
+    ),
+    "the file is replaced, and the events change places": Case(
+        (M + "train.jsonl", M + "train.jsonl", 1, 0, 0), ("RUN", "STALE", "KNOWN")
+    ),
+    "the file is gone by now": Case(
+        (M + "train.jsonl", "-" + M + "train.jsonl", 0, 0, M + "train.jsonl", 0, 1),
+        ("SUPERSEDED", "KNOWN", "KNOWN", "RUN"),
+    ),
+    "the file is empty": Case((M + "empty.jsonl", 0, 0), ("FILE_EMPTY", "KNOWN")),
+    "a file of a kind that nothing reads": Case(
+        (M + "train.xlsx", V + "train.txt", 0, 0, 1), ("FILE_KIND", "KNOWN", "FILE_KIND")
+    ),
+    "a name with spaces, `+`, `%2F`, emoji, `..`": Case(
+        (
+            M + "a b.jsonl",
+            M + "a+b.jsonl",
+            M + "%2F.jsonl",
+            V + "\U0001f4a9.jsonl",
+            M + "../a.jsonl",
+            0,
+            1,
+            2,
+            3,
+            4,
+            0,
+        ),
+        (*["KEY_REFUSED"] * 5, "KNOWN"),
+    ),
+    "a key of 1,024 bytes": Case((LONGEST, 0, V + "_READY", 1), ("IGNORED", "RUN")),
+    "a folder that a console made": Case((M, V, 0, 1), ("IGNORED", "IGNORED")),
+    "a recipe, a README": Case((M + "recipe.yaml", V + "README.md", 0, 1), ("IGNORED", "IGNORED")),
+    "a recipe or marker by a wrong name": Case(
+        (M + "recipe.yml", V + "_READY.txt", V + "ready", 0, 1, 2),
+        ("KEY_REFUSED", "KEY_REFUSED", "KEY_REFUSED"),
+    ),
+    "files of a version without `_READY`": Case(
+        (V + "train.jsonl", V + "eval.jsonl", 0, 1, 0), ("IGNORED", "IGNORED", "IGNORED")
+    ),
+    "the version's `_READY`": Case(
+        (V + "train.jsonl", 0, V + "eval.jsonl", 1, V + "_READY", 2, 2),
+        ("IGNORED", "IGNORED", "RUN", "KNOWN"),
+    ),
+    "the version's `_READY`, its event before those of the files": Case(
+        (V + "train.jsonl", V + "eval.jsonl", V + "_READY", 2, 1, 0, 2), ("RUN", "KNOWN", "KNOWN", "KNOWN")
+    ),
+    "a file added or replaced before `_READY`": Case(
+        (V + "train.jsonl", 0, V + "train.jsonl", V + "eval.jsonl", V + "_READY", 3, 1, 2),
+        ("IGNORED", "RUN", "KNOWN", "KNOWN"),
+    ),
+    "a file added or replaced after `_READY`, while the run goes": Case(
+        (V + "train.jsonl", V + "_READY", 1, V + "train.jsonl", V + "eval.jsonl", 2, 3, 2),
+        ("RUN", "FILE_LATE", "KNOWN", "KNOWN"),
+    ),
+    "`_READY` before any file": Case((V + "_READY", 0, V + "train.jsonl", 1), ("IGNORED", "RUN")),
+    "`_READY` is gone by now": Case(
+        (V + "train.jsonl", V + "_READY", "-" + V + "_READY", 1, 1, 0), ("SUPERSEDED", "KNOWN", "IGNORED")
+    ),
+    "`_READY` again, with other files": Case(
+        (V + "train.jsonl", V + "_READY", 1, V + "train.jsonl", V + "_READY", 3), ("RUN", "RUN")
+    ),
+    "`_READY` again, with the same files": Case(
+        (V + "train.jsonl", V + "_READY", 1, V + "_READY", 2, 2, 1), ("RUN", "DUPLICATE", "KNOWN", "KNOWN")
+    ),
+}
+
+
+def outcome(stack, event):
+    """What comes of an arrival, in one word."""
+    told = len(stack.told("RunEnded"))
+    answer = stack.deliver(event)
+    for ended in stack.told("RunEnded")[told:]:
+        refused = [
+            e.data["first"][0]["code"] for e in stack.told("DatasetRejected") if e.run_id == ended.run_id
+        ]
+        return refused[0] if refused else ended.status
+    if answer["run_id"] is None:
+        return "IGNORED"
+    return "RUN" if answer["outcome"] == "a run was started" else "KNOWN"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_arrival_has_its_outcome(stack, name):
+    """Each refusal is told once with its code, what is ignored is told to nobody, and no event starts two runs."""
+    case, events, seen = CASES[name], [], []
+    for step in case.steps:
+        if isinstance(step, int):
+            seen.append(outcome(stack, events[step]))
+        elif step.startswith("-"):
+            stack.s3.delete_object(Bucket="datasets", Key=step[1:])
+        else:
+            empty = step.endswith(("empty.jsonl", "/", "_READY"))
+            events.append(stack.upload(step, b"" if empty else ROW))
+    assert tuple(seen) == case.expected
+    assert len(stack.runs()) == len(stack.told("RunReceived")) == case.expected.count("RUN")
+
+
+def test_the_page_has_every_case():
+    """docs/upload.md tells what comes of each kind of arrival, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "upload.md").read_text()
+    rows = page.partition("## What comes of an upload")[2].partition("\n## ")[0]
+    told = {line.split("|")[1].strip() for line in rows.splitlines() if line.startswith("| ")} - {
+        "what arrives"
+    }
+    assert told == set(CASES)
