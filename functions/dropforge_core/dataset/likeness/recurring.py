@@ -73,6 +73,8 @@ def _in_range(columns: Columns, name: str, bits: int, wanted: int) -> Iterator[D
 
 def numbered(slots: NDArray[Any], seen: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """The how-manieth of its slot each entry is, from 1; `seen` counts on from call to call."""
+    if not len(slots):
+        return np.empty(0, np.uint32)
     order = np.argsort(slots, kind="stable")
     inside = slots[order]
     begins = np.flatnonzero(np.append(True, inside[1:] != inside[:-1]))
