@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from dropforge_core.dataset.codes import CODES
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.rows.conversation import UNREADABLE, Conversation
 from dropforge_core.dataset.rows.decoding import describe
@@ -247,7 +248,7 @@ def _from_preference(row: dict[str, Any], faults: list[Fault]) -> Canonical:
         before += _turns(("user", _worded(row, "prompt", faults)))
     tools = _tools(row, faults)
     chosen, rejected = (_one_side(row, name, before, tools, faults) for name in ("chosen", "rejected"))
-    if faults:
+    if any(not CODES[fault.code].adjustable for fault in faults):
         return Canonical(chosen, _meta(row, used, faults))
     if chosen[:-1] != rejected[:-1]:
         faults.append(
