@@ -272,6 +272,8 @@ class EvaluationPrompt(Frozen):
     """Definitions of the row's tools, which the chat template is shown as in training."""
     reference: str
     """The answer of the hold-out row; its likelihood is measured."""
+    answer: Mapping[str, Any] | None = None
+    """Where the answer calls tools: the message, which the chat template writes as it did in training."""
     generate: bool
     """False: only the likelihood is wanted."""
 

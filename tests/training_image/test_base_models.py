@@ -12,6 +12,7 @@ from real_training import ROWS, train
 from safetensors.torch import load_file, save_file
 from tiny_jobs import SHORT, make_job, seal
 
+from tuner.adapters import Variants
 from tuner.failure import Failure
 from tuner.model import load_base
 
@@ -69,7 +70,7 @@ def of_an_unknown_kind(folder: Path) -> None:
         (without_a_weight, r"lacks 1 of its weights.* model\.layers\.1\.self_attn\.q_proj\.weight"),
         (with_a_weight_of_another_shape, r"in another shape, the first is model\.norm\.weight"),
         (cut_off, "can't be loaded: SafetensorError"),
-        (with_code_of_its_own, "can't be loaded: ValueError"),
+        (with_code_of_its_own, "can't be loaded: it needs code from its repository, which is never run here"),
         (of_an_unknown_kind, "can't be loaded"),
     ],
 )  # fmt: skip
@@ -127,6 +128,13 @@ def test_a_base_without_chat_template_trains_under_the_recipe_s(
     container = make_job(tmp_path / "with", base, rows=ROWS, recipe={**SHORT, "chat_template": template})
     train(container)
     assert json.loads((container.model / "manifest.json").read_bytes())["chat_template"] == template
+    variants = Variants(load_base(base, "nf4", CPU))
+    variants.add("champion", container.model)
+    asked = [{"role": "user", "content": "one"}]
+    expected = load_base(base, "nf4", CPU, template).codec.prompt(asked)
+    assert variants.codec("champion").prompt(asked) == expected
+    with pytest.raises(Failure, match="no chat template"):
+        variants.codec("base").prompt(asked)
 
 
 def test_tied_embeddings_stay_as_they_were(altered: Callable[..., Path], tmp_path: Path) -> None:

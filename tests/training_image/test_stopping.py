@@ -5,6 +5,7 @@ import json
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from real_training import HOLDOUT, LONG, ROWS, StopAt, adapter_bytes, train
 from safetensors.torch import load_file
-from tiny_jobs import make_job
+from tiny_jobs import environment, make_job
 
 from tuner import loop
 from tuner.artifact import TrainingSummary
@@ -185,3 +186,12 @@ def cut(content: bytes) -> bytes:
 def flip(content: bytes) -> bytes:
     place = len(content) // 2
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_nothing_slow_is_imported_before_signals_are_heard() -> None:
+    """To PID 1 a SIGTERM without a handler is no signal: the handler is there before the first long import."""
+    code = "import sys, tuner.__main__; print(sorted({'pydantic', 'numpy', 'torch', 'boto3'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -14,6 +14,7 @@ from tiny_jobs import SHORT, chat_rows, make_job, seal
 
 from dropforge_core.contracts import TrainingConfig
 from dropforge_core.recipe import Recipe
+from tuner import loop
 from tuner.adapters import Variants
 from tuner.data import Row, encode_rows
 from tuner.failure import Failure
@@ -87,6 +88,15 @@ def test_a_loss_that_is_no_number_names_the_rows(tiny_base: Path, tmp_path: Path
         train(container)
     assert failure.value.word == "NAN_LOSS"
     assert failure.value.message.endswith(": row-bad")
+
+
+def test_a_gradient_that_is_no_number_names_the_rows(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each loss is finite and their gradient is not, the whole step's rows are named."""
+    monkeypatch.setattr(loop, "clip_gradients", lambda *_: float("inf"))
+    with pytest.raises(Failure, match="NAN_LOSS: the gradient over these rows is not finite: row-0-"):
+        train(make_job(tmp_path / "ml", tiny_base, rows=ROWS[:3], recipe=SHORT))
 
 
 @pytest.mark.parametrize(

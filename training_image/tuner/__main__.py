@@ -52,7 +52,7 @@ def run_verb(options: argparse.Namespace, container: "Container", stop: StopRequ
     """Do what was asked. Imports go by verb: caching a base must not wait for torch."""
     from tuner.privileges import drop_root  # noqa: PLC0415
 
-    if options.verb != "train":
+    if options.verb in {"serve", "cache-base-model"}:
         drop_root()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -87,7 +87,7 @@ class Answerer:
             return _refuse(ask.id, ask.variant, why)
         codec = self._variants.codec(ask.variant)
         try:
-            answer = {"role": "assistant", "content": ask.reference}
+            answer = ask.answer or {"role": "assistant", "content": ask.reference}
             taught = codec.answer(ask.messages, answer, tools=ask.tools)
             return _Task(place, ask, codec.prompt(ask.messages, ask.tools), taught)
         except NotTeachable as fault:

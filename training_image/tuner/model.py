@@ -139,9 +139,7 @@ def load_base(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise Failure("OOM_GPU", "the base model does not fit; choose a larger instance") from error
-        raise Failure(
-            "BASE_MODEL", f"{manifest.name} can't be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise Failure("BASE_MODEL", f"{manifest.name} can't be loaded: {_why(folder, error)}") from error
     causal, loaded = answer
     # transformers fills what a copy lacks with random numbers and goes on.
     if unusable := sorted(loaded["missing_keys"]) or _misshapen(causal):
@@ -160,6 +158,13 @@ def load_base(
     codec = ChatCodec(tokenizer, stops, template=chat_template, vocabulary=vocabulary)
     # An embedding of its own may be missing for a pad token that nobody reads; any token will do.
     return LanguageModel(causal, codec, int(pad) if pad < vocabulary else min(stops), device, manifest)
+
+
+def _why(folder: Path, error: Exception) -> str:
+    config = folder / "config.json"
+    if config.is_file() and b'"auto_map"' in config.read_bytes():
+        return "it needs code from its repository, which is never run here; choose a model that transformers knows"
+    return f"{type(error).__name__}: {error}"
 
 
 def _misshapen(causal: Any) -> list[str]:

@@ -75,6 +75,7 @@ def shards(
                 messages=question.messages,
                 tools=question.tools,
                 reference=question.reference,
+                answer=question.answer,
                 generate=row_id in generated and bool(question.messages),
             )
             line = prompt.model_dump_json().encode() + b"\n"

@@ -29,6 +29,8 @@ class Question(Frozen):
     """Definitions of the tools that the row names in its `meta`."""
     reference: str
     """Never empty."""
+    answer: Mapping[str, Any] | None = None
+    """The answer's message where it calls tools: its text is then what the chat template makes of it."""
 
 
 class HoldoutBroken(ValueError):
@@ -90,7 +92,10 @@ def question_of(row: HoldoutRow) -> Question | None:
             reference = _answer_text(message)
             if reference.strip():
                 return Question(
-                    messages=_shown(row.messages[:index]), tools=_tools(row.meta), reference=reference
+                    messages=_shown(row.messages[:index]),
+                    tools=_tools(row.meta),
+                    reference=reference,
+                    answer=_shown([message])[0] if message.get("tool_calls") else None,
                 )
     return None
 

@@ -80,3 +80,14 @@ TOOL = {"type": "function", "function": {"name": "weather"}}
 def test_the_row_s_tools_are_shown_with_the_question(meta, shown):
     """Every variant is asked with the definitions that training showed."""
     assert question_of(HoldoutRow("r", [USER, assistant("a")], meta)).tools == shown
+
+
+def test_an_answer_that_calls_tools_travels_as_its_message():
+    """Its likelihood is that of the template's text, as in training; the JSON of the calls stays the reference."""
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+    question = question_of(
+        HoldoutRow("r", [USER, assistant(None, tool_calls=calls, weight=1)], {"tools": [TOOL]})
+    )
+    assert question.answer == {"role": "assistant", "tool_calls": calls}
+    assert '"weather"' in question.reference
+    assert question_of(HoldoutRow("r", [USER, assistant("a")])).answer is None
