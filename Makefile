@@ -13,7 +13,8 @@ export TOKENIZERS_PARALLELISM ?= false
 FAULTS := tests/statemachine/test_paths.py tests/functions/core/test_ladder.py \
   tests/functions/test_diagnose_failure.py tests/functions/test_report_job_state.py \
   tests/training_image/test_failure.py tests/training_image/test_checkpoint.py \
-  tests/training_image/test_training_loop.py tests/local/test_lifecycle.py
+  tests/training_image/test_training_loop.py tests/training_image/test_stopping.py \
+  tests/training_image/test_passes.py tests/training_image/test_base_models.py tests/local/test_lifecycle.py
 
 help: ## What each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
