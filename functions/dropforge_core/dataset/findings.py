@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropforge_core.dataset.balance import BalanceState
+from dropforge_core.dataset.languages import LanguageState
 from dropforge_core.dataset.problems import Tally
 from dropforge_core.dataset.reading.parts import Part
 from dropforge_core.dataset.tokens import TallyState
@@ -30,6 +31,8 @@ class Tallies(msgspec.Struct, frozen=True):
     """Rows by code of what private data they have."""
     tokens: TallyState
     balance: BalanceState
+    languages: LanguageState | None
+    """None where languages are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)

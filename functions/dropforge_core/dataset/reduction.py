@@ -15,6 +15,7 @@ from dropforge_core.contracts import DatasetFacts, Problem, ValidationReport
 from dropforge_core.dataset.balance import Balance
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.findings import Column, StoredColumns
+from dropforge_core.dataset.languages import LanguageMix
 from dropforge_core.dataset.likeness.columns import EVAL, TRAIN, Rows
 from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut, needed
 from dropforge_core.dataset.likeness.nearness import Pairs, near_pairs
@@ -113,6 +114,7 @@ class _Reducer:
         counted = next((header.tallies.tokens.by_tokenizer for header, _ in self._columns.parts()), False)
         self._tokens = TokenTally.from_state(TallyState(limit, counted))
         self._balance = Balance()
+        self._languages = LanguageMix()
 
     def run(self) -> Examination:
         self._file_faults()
@@ -125,7 +127,7 @@ class _Reducer:
         groups, near = self._check_likeness(np.union1d(conflicting, leaked))
         chosen = self._cut(groups)
         chosen.leave_out(copies[0])
-        for fault in self._balance.faults():
+        for fault in (*self._balance.faults(), *self._languages.faults()):
             self._add(_DATASET, fault)
         self._excuse_dropped()
         report = self._report(chosen, len(copies[0]), near, len(leaked))
@@ -151,6 +153,8 @@ class _Reducer:
             self._private.update(header.tallies.private)
             self._tokens.merge(TokenTally.from_state(header.tallies.tokens))
             self._balance.merge(Balance.from_state(header.tallies.balance))
+            if header.tallies.languages is not None:
+                self._languages.merge(LanguageMix.from_state(header.tallies.languages))
 
     def _note_rows(self, code: str, found: str, rows: Column, others: Column) -> None:
         """Note rows of one kind, each with another that it is like; `found` has a place for where that is.
@@ -281,6 +285,7 @@ class _Reducer:
                 "conflicting": problems.count("CONFLICTING_ANSWERS"),
             },
             leakage={"exact": leaked, "near": problems.count("LEAKAGE_NEAR")},
+            languages=self._languages.summary(),
             pii={"rows": dict(sorted(self._private.items()))},
             holdout={
                 "basis": chosen.basis,
@@ -298,8 +303,9 @@ class _Reducer:
         ):
             sides = chosen.sides[first : first + len(content)]
             digest.update(content.astype("<u8").tobytes())
-            digest.update(self._columns.sides[first : first + len(content)].tobytes())
             size += int(sizes[sides == TRAIN].sum(dtype=np.int64))
+        # Behind all rows, not behind each chunk of them: chunks end where parts do.
+        digest.update(self._columns.sides.tobytes())
         rows = chosen.count(TRAIN)
         return DatasetFacts(
             digest=f"sha256:{digest.hexdigest()}",

@@ -8,6 +8,7 @@ import xxhash
 from dropforge_core.dataset.balance import Balance
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.findings import Column, Findings, Tallies
+from dropforge_core.dataset.languages import LanguageMix
 from dropforge_core.dataset.likeness.sketch import Sketcher
 from dropforge_core.dataset.outline import Outline
 from dropforge_core.dataset.problems import Notes, severities
@@ -65,6 +66,7 @@ class _Surveyor:
         limit = recipe.training.max_seq_len if recipe else None
         self._tokens = TokenTally(limit, tokenizer, count_all=outline.small)
         self._balance = Balance()
+        self._languages = LanguageMix() if severity["LANGUAGE_MIX"] != "off" else None
         self._columns = _Columns(outline, severity)
 
     def run(self, progress: Progress) -> Findings:
@@ -78,6 +80,8 @@ class _Surveyor:
                 whole = np.delete(whole, sorted(refused))
             self._columns.add(rows, whole)
             self._balance.add(rows)
+            if self._languages:
+                self._languages.add(rows, whole)
             progress(self._blocks.bytes - read)
             read = self._blocks.bytes
         progress(self._blocks.bytes - read)
@@ -92,6 +96,7 @@ class _Surveyor:
                 private=self._reader.private,
                 tokens=self._tokens.state(),
                 balance=self._balance.state(),
+                languages=self._languages.state() if self._languages else None,
             ),
             columns=self._columns.arrays(),
         )

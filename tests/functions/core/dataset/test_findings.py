@@ -23,7 +23,7 @@ def _findings(index: int, file: int, lines: list[int], span: int) -> Findings:
         faulty=0,
         bytes=0,
         problems=Tally(),
-        tallies=Tallies({}, TallyState(None, by_tokenizer=False), BalanceState()),
+        tallies=Tallies({}, TallyState(None, by_tokenizer=False), BalanceState(), None),
         columns={
             "line": np.array(lines, np.uint32),
             "whole": np.arange(count, dtype=np.uint64) + np.uint64(1000 * index),
