@@ -332,12 +332,10 @@ def _characters(rows: NDArray[np.int64], texts: Sequence[str]) -> _Words:
     """Pairs of neighbouring characters as words; a row's only character alone."""
     points = _points(texts)
     row = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    plain = points < 128
-    letter = np.frombuffer(_FOLD, np.uint8)[np.minimum(points, 127)] > _SPACE
+    points = np.where(points < 128, np.frombuffer(_FOLD, np.uint8)[np.minimum(points, 127)], points)
     general = (points >= 0x2000) & (points < 0x2070)
-    kept = np.where(plain, letter, ~general & ((points < 0x3000) | (points >= 0x3040)))
+    kept = (points > _SPACE) & ~general & ((points < 0x3000) | (points >= 0x3040))
     points, row = points[kept].astype(np.uint64), row[kept]
-    points[(points >= 48) & (points <= 57)] = 48
     again = np.append(False, (points[1:] == 48) & (points[:-1] == 48) & (row[1:] == row[:-1]))
     points, row = points[~again[: len(points)]], row[~again[: len(row)]]
     lengths = np.bincount(row, minlength=len(texts))
@@ -405,6 +403,12 @@ def _signatures(words: _Words, common: _Common) -> tuple[NDArray[np.uint8], NDAr
     _lower(least, base, words.codes, common, np.zeros(0, np.int64))
     if len(base):
         _lower(least, base[:-1], _pairs(words.codes), common, words.begins[1:-1] - 1)
+    return _bins(least)
+
+
+def _bins(least: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """What is kept of the least values, and how many bins of each row are filled."""
+    count = len(least) // BINS
     parts = least.view(np.uint8).reshape(-1, 4)
     empty = parts[:, 3] > 0x7F
     bins = parts[:, 0] & np.uint8(BORROWED - 1)
