@@ -35,7 +35,7 @@ BPE, is counted as a whole. docs/adr/0007-exact-counts-by-the-word.md has the me
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -64,13 +64,16 @@ _LETTERS_END: Final = r"(?<=[A-Za-z])(?=[!-&(-/:-@\[-`{-~0-9])"
 """A run of letters ends before ASCII punctuation other than the apostrophe of contractions, and before digits."""
 _DIGITS_BEGIN: Final = r"(?<=[!-/:-@\[-`{-~])(?=[0-9])"
 _DIGITS_END: Final = r"(?<=[0-9])(?=[!-/:-@\[-`{-~])"
+_DIGITS_PART: Final = r"(?<=[0-9])(?=[0-9])"
 _LETTERS_FOLLOW: Final = r"(?<=[0-9])(?=[A-Za-z])"
 _SPACE_BEGINS: Final = f"(?<=[^{_SPACE}])(?=[{_SPACE}])"
 _INDENT_BEGINS: Final = f"(?<=[^{_SPACE}])(?=(?![\\r\\n])[{_SPACE}])"
+_LINE_BREAK_ENDS: Final = f"(?<![{_SPACE}]\\n)(?<=\\n)(?=[^{_SPACE}])"
+"""A line break between other characters than white space is a pre-token of its own."""
 _LINE_BEGINS: Final = f"(?<=[\\r\\n])(?=[^{_SPACE}/])"
 
 _ALWAYS: Final = f"{_LETTERS_END}|{_DIGITS_BEGIN}|{_DIGITS_END}"
-_BEFORE_SPACES: Final = re.compile(f"{_ALWAYS}|{_LETTERS_FOLLOW}|{_SPACE_BEGINS}")
+_BEFORE_SPACES: Final = re.compile(f"{_ALWAYS}|{_LETTERS_FOLLOW}|{_SPACE_BEGINS}|{_LINE_BREAK_ENDS}")
 """Where no pattern joins white space to what stands before it (GPT-2)."""
 
 _AFTER_LINES: Final = re.compile(f"{_ALWAYS}|{_LETTERS_FOLLOW}|{_INDENT_BEGINS}|{_LINE_BEGINS}")
@@ -114,6 +117,9 @@ WORDS: Final[Mapping[str, re.Pattern[str]]] = {
 
 RUNS: Final = frozenset({r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+"})  # noqa: RUF001  # as DeepSeek writes it
 """Patterns that match runs of one class of characters, white space not among them."""
+
+_DIGIT_BY_DIGIT: Final = frozenset({r"\p{N}", _CL100K % "", _MARKS, _O200K % ("", "", "")})
+"""Patterns that match no two digits at once."""
 
 _UNDERSCORE: Final = "\u2581"
 _JOINS_OVER: Final = re.compile(f"[^{_UNDERSCORE}]{_UNDERSCORE}")
@@ -211,8 +217,11 @@ def _by_words(steps: Sequence[Mapping[str, Any]]) -> _Family | None:
     if inner is None:
         return None
     # A prefix that each text gets would be given to the parts of a piece as well.
-    prefixed = any(step.get("add_prefix_space") for step in steps)
-    return _Family(None if prefixed else inner)
+    if any(step.get("add_prefix_space") for step in steps):
+        return _Family(None)
+    if any(map(_parts_digits, steps)):
+        inner = re.compile(f"{inner.pattern}|{_DIGITS_PART}")
+    return _Family(inner)
 
 
 def _parts_runs(step: Mapping[str, Any]) -> bool:
@@ -222,6 +231,13 @@ def _parts_runs(step: Mapping[str, Any]) -> bool:
     if step["type"] == "Split":
         return _pattern(step) in RUNS and step["behavior"] == "Isolated" and not step.get("invert")
     return bool(step["type"] == "Digits")
+
+
+def _parts_digits(step: Mapping[str, Any]) -> bool:
+    """Whether a pre-tokeniser makes a pre-token of every single digit."""
+    if step["type"] == "Digits":
+        return bool(step.get("individual_digits"))
+    return step["type"] == "Split" and _pattern(step) in _DIGIT_BY_DIGIT
 
 
 def _words_of(step: Mapping[str, Any]) -> re.Pattern[str] | None:
@@ -266,6 +282,22 @@ def replaces_spaces(layout: Layout) -> bool:
     ]
 
 
+class _Pieces(dict[str, int]):
+    """Tokens by piece; what is not there is learnt, and kept where it may come again."""
+
+    def __init__(self, learn: Callable[[str], tuple[int, bool]]) -> None:
+        super().__init__()
+        self._learn = learn
+
+    def __missing__(self, key: str) -> int:
+        tokens, recurs = self._learn(key)
+        if recurs:
+            if len(self) >= MOST_PIECES:
+                self.clear()
+            self[key] = tokens
+        return tokens
+
+
 class PieceCounter:
     """Counts the tokens of texts by their pieces. Keeps what it has counted, up to `MOST_PIECES`."""
 
@@ -281,7 +313,7 @@ class PieceCounter:
         self._encode = tokenizer.encode
         self._replaced = family.replaced
         self._inner = family.inner
-        self._pieces: dict[str, int] = {}
+        self._pieces = _Pieces(self._learn)
         self._parts: dict[str, int] = {}
         contents = sorted((t.content for t in layout.added_tokens if t.content), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
@@ -312,31 +344,13 @@ class PieceCounter:
         # first word, and white space may end the last.
         words[0] = " " + words[0]
         words[-1] += " "
-        total = self._sum(words)
+        total = sum(map(self._pieces.__getitem__, words))
         if total < _NOT_A_PIECE:
             return total
         words = _SPLIT_HERE.split(text)
         words[0] = " " + words[0]
         words[-1] += " "
-        return self._sum(words)
-
-    def _sum(self, words: list[str]) -> int:
-        pieces = self._pieces
-        try:
-            return sum(map(pieces.__getitem__, words))
-        except KeyError:
-            pass
-        passing = []
-        for word in {*words}.difference(pieces):
-            pieces[word], recurs = self._learn(word)
-            if not recurs:
-                passing.append(word)
-        total = sum(map(pieces.__getitem__, words))
-        for word in passing:
-            del pieces[word]
-        if len(pieces) > MOST_PIECES:
-            pieces.clear()
-        return total
+        return sum(map(self._pieces.__getitem__, words))
 
     def _learn(self, key: str) -> tuple[int, bool]:
         """Tokens of one piece by its key, and whether it may come again."""
@@ -367,7 +381,11 @@ class PieceCounter:
 
     def _sum_parts(self, text: str) -> int:
         assert self._inner is not None  # noqa: S101  # callers have looked
-        total, known = 0, self._parts
+        known = self._parts
+        total = known.get(text)
+        if total is not None:
+            return total
+        total = 0
         for part in self._inner.split(text):
             tokens = known.get(part)
             if tokens is None:
@@ -375,6 +393,8 @@ class PieceCounter:
                 if len(part) <= LONGEST_PIECE:
                     known[part] = tokens
             total += tokens
+        if len(text) <= LONGEST_PIECE:
+            known[text] = total
         if len(known) > MOST_PIECES:
             known.clear()
         return total
