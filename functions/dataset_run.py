@@ -185,6 +185,11 @@ def valid(report: ValidationReport, facts: DatasetFacts, recipe: Recipe) -> Vali
 def seal(manifest: DatasetManifest, recipe: Recipe, run_id: str, runs: Bucket, ledger: Ledger) -> None:
     """Close the copy that training reads: its recipe, its manifest, and what the ledger says of both."""
     layout = RunLayout(run_id=run_id)
+    named = {entry.key for entry in (*manifest.train, *manifest.holdout)}
+    for prefix in (layout.train, layout.holdout):
+        # Training reads whole prefixes. An earlier attempt that was divided otherwise has left other names.
+        for left in [entry["Key"] for entry in runs.list(prefix) if entry["Key"] not in named]:
+            runs.delete(left)
     runs.write(layout.recipe, recipe.model_dump_json(indent=2).encode())
     # Last: where it is, all it names is.
     runs.write(layout.manifest, manifest.model_dump_json(indent=2).encode())

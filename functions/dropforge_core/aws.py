@@ -9,6 +9,7 @@ import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -82,6 +83,25 @@ class Bucket:
 
     def write(self, key: str, body: bytes, content_type: str = "application/json") -> None:
         self._s3.put_object(Bucket=self.name, Key=key, Body=body, ContentType=content_type)
+
+    def upload(self, key: str, file: Path, content_type: str = "application/octet-stream") -> None:
+        """A file of this machine's disk, at most 5 GB (the limit of one request)."""
+        with file.open("rb") as body:
+            self._s3.put_object(Bucket=self.name, Key=key, Body=body, ContentType=content_type)
+
+    def download(self, key: str, file: Path) -> None:
+        """The whole object, into a new file.
+
+        Raises:
+            ObjectVanished: when it is not there.
+        """
+        with file.open("xb") as body, closing(self.stream(key)) as chunks:
+            for chunk in chunks:
+                body.write(chunk)
+
+    def delete(self, key: str) -> None:
+        """Delete it, whether or not it is there. In a versioned bucket its versions stay."""
+        self._s3.delete_object(Bucket=self.name, Key=key)
 
     def head(self, key: str) -> Mapping[str, Any] | None:
         """Size, ETag, VersionId of the newest version, or None where there is none."""

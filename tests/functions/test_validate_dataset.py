@@ -5,30 +5,12 @@ import hashlib
 import json
 
 import pytest
+from dataset_stack import Stack, rows
 
-import validate_dataset
-from dropforge_core.aws import Ledger
-from dropforge_core.contracts import (
-    DatasetManifest,
-    RunRequest,
-    UploadedObject,
-    ValidationReport,
-    ValidationVerdict,
-)
+from dropforge_core.contracts import DatasetManifest, UploadedObject
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.recipe import Recipe
-
-RECIPE = "base_model: org/name\ndataset: {min_rows: 5}\n"
-ANIMALS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx"]
-
-
-def rows(count=40, answer="yes"):
-    lines = []
-    for n in range(count):
-        prompt = f"{ANIMALS[n % 12]}{'abcdefgh'[n // 12]} {ANIMALS[n * 5 % 12]}{'stuvwxyz'[n % 8]}"
-        lines.append(json.dumps({"prompt": prompt, "completion": f"{answer} {prompt}"}).encode())
-    return b"\n".join(lines) + b"\n"
 
 
 @pytest.fixture
@@ -36,55 +18,6 @@ def stack(account, published, context):
     made = Stack(account, published, context)
     yield made
     made.destroy()
-
-
-class Stack:
-    def __init__(self, account, published, context):
-        self.account, self.published, self.context = account, published, context
-        self.ledger = Ledger("runs")
-        account.s3.create_bucket(Bucket="datasets")
-        account.s3.put_bucket_versioning(Bucket="datasets", VersioningConfiguration={"Status": "Enabled"})
-
-    def put(self, name, body):
-        key = f"datasets/bot/{name}"
-        version = self.account.s3.put_object(Bucket="datasets", Key=key, Body=body)["VersionId"]
-        return UploadedObject(key=key, version_id=version, size=len(body), etag="e")
-
-    def request(self, letter, *objects, recipe=None, default=RECIPE, again=False):
-        """Open a run named by one letter, as intake does."""
-        run_id = letter * 26
-        made = RunRequest(
-            run_id=run_id,
-            model="bot",
-            version=None,
-            bucket="datasets",
-            objects=objects,
-            recipe_key="datasets/bot/recipe.yaml" if recipe else None,
-            recipe_text=recipe,
-            recipe_default=default,
-            received_at="2026-11-01T10:00:00Z",
-            requester="1",
-            again=again,
-        )
-        self.account.put(RunLayout(run_id=run_id).request, made.model_dump_json())
-        self.ledger.open_run(run_id, "bot", Status.RECEIVED, {"received_at": made.received_at})
-        return run_id
-
-    def validate(self, run_id):
-        answer = validate_dataset.handler({"run_id": run_id, "model": "bot", "redrive": 0}, self.context)
-        return ValidationVerdict.model_validate(json.loads(json.dumps(answer)))
-
-    def keys(self, run_id):
-        found = self.account.s3.list_objects_v2(Bucket="runs", Prefix=f"runs/{run_id}/").get("Contents", [])
-        return {entry["Key"].removeprefix(f"runs/{run_id}/") for entry in found}
-
-    def report(self, run_id):
-        return ValidationReport.model_validate_json(self.account.get(RunLayout(run_id=run_id).validation))
-
-    def destroy(self):
-        for entry in self.account.s3.list_object_versions(Bucket="datasets").get("Versions", []):
-            self.account.s3.delete_object(Bucket="datasets", Key=entry["Key"], VersionId=entry["VersionId"])
-        self.account.s3.delete_bucket(Bucket="datasets")
 
 
 def test_valid_data_is_copied_with_a_manifest_that_is_true(stack):

@@ -9,6 +9,7 @@ from dropforge_core.contracts import (
     BaseModelPlan,
     ComputeChoice,
     DatasetFacts,
+    DatasetSplit,
     Diagnosis,
     EvaluationSetup,
     GateOutcome,
@@ -21,7 +22,14 @@ from dropforge_core.model import Frozen
 
 RUN_ID: Final = "abcdefghij2345abcdefghij23"
 MODEL: Final = "support-bot"
-INPUT: Final = {"run_id": RUN_ID, "model": MODEL, "started_at": "2026-11-21T05:00:00+00:00", "redrive": 0}
+INPUT: Final = {
+    "run_id": RUN_ID,
+    "model": MODEL,
+    "started_at": "2026-11-21T05:00:00+00:00",
+    "redrive": 0,
+    "dataset_bytes": 400_000,
+}
+LARGE: Final = {"dataset_bytes": 5_000_000_000}
 PACKAGE_ARN: Final = f"arn:aws:sagemaker:eu-west-1:123456789012:model-package/{MODEL}/1"
 ARTIFACT: Final = f"s3://dropforge-runs/runs/{RUN_ID}/training/output/job/output/model.tar.gz"
 
@@ -144,8 +152,24 @@ def transform(status: str = "Completed") -> Answer:
     }
 
 
+def map_runs(label: str) -> Answer:
+    """ListMapRuns of an execution that had both Maps' runs."""
+    arn = "arn:aws:states:eu-west-1:123456789012:mapRun:dropforge-fine-tune"
+    labels = ["WriteParts", "SurveyParts"] if label == "WriteParts" else ["SurveyParts"]
+    return {"MapRuns": [{"MapRunArn": f"{arn}/{name}:3ce4e1a5-{name}"} for name in labels]}
+
+
+FAILED_PART: Final = "arn:aws:states:eu-west-1:123456789012:execution:dropforge-fine-tune/SurveyParts:5f2b"
 HAPPY: Final[Mapping[str, list[Answer]]] = {
     "ValidateDataset": [payload(VERDICT)],
+    "SplitDataset": [payload(DatasetSplit(parts=3))],
+    "SurveyPart": [{"StatusCode": 200, "Payload": {}}],
+    "ReduceFindings": [payload(VERDICT)],
+    "WritePart": [{"StatusCode": 200, "Payload": {}}],
+    "SealDataset": [{"StatusCode": 200, "Payload": {}}],
+    "FindMapRun": [map_runs("SurveyParts")],
+    "FindFailedPart": [{"Executions": [{"ExecutionArn": FAILED_PART}]}],
+    "DescribeFailedPart": [{"Error": "DatasetChanged", "Cause": '{"errorMessage": "line 3 is not the row"}'}],
     "PlanTraining": [payload(PLAN)],
     "RequestSpendApproval": [{"approved": True}],
     "MarkCachingBase": [{}],

@@ -5,17 +5,19 @@ every run shares.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from asl_answers import (
     COMPUTE,
     DIAGNOSIS,
     GATE,
+    LARGE,
     MODEL,
     PLAN,
     RUN_ID,
     VERDICT,
+    map_runs,
     payload,
     processing,
     training,
@@ -23,11 +25,18 @@ from asl_answers import (
 )
 from asl_interpreter import Answer, Fails
 
+from dropforge_core.contracts import DatasetSplit
 from dropforge_core.identity import job_name
 
 Path = tuple[str, ...]
 
-CHECK: Final[Path] = ("BeginRun", "ValidateDataset", "IsDatasetValid")
+CHECK: Final[Path] = ("BeginRun", "IsDatasetLarge", "ValidateDataset", "IsDatasetValid")
+DIVIDE: Final[Path] = ("BeginRun", "IsDatasetLarge", "SplitDataset")
+SURVEY: Final[Path] = (*DIVIDE, "SurveyParts")
+REDUCE: Final[Path] = (*SURVEY, "ReduceFindings")
+COPY: Final[Path] = (*REDUCE, "IsLargeDatasetValid", "WriteParts")
+CHECK_LARGE: Final[Path] = (*COPY, "SealDataset", "IsDatasetValid")
+WHICH_PART: Final[Path] = ("FindMapRun", "FindFailedPart", "DescribeFailedPart")
 PRICE: Final[Path] = (*CHECK, "PlanTraining", "IsWithinBudget")
 CACHE: Final[Path] = ("IsBaseModelCached", "MarkCachingBase", "CacheBaseModel", "DidCachingComplete")
 BASED: Final[Path] = (*PRICE, *CACHE)
@@ -76,6 +85,11 @@ def failed(path: Path, status: str = "FAILED_CODE", **answers: list[Answer]) -> 
     return Case(path, status, answers, execution="FAILED")
 
 
+def large(case: Case) -> Case:
+    """The same for a dataset that is checked in parts."""
+    return replace(case, input=LARGE)
+
+
 CASES: Final[Mapping[str, Case]] = {
     # --- a run goes well --------------------------------------------------------------------------------
     "registered": Case((*JUDGED, *REGISTER, *REPORT, "RunSucceeded"), "REGISTERED"),
@@ -120,11 +134,54 @@ CASES: Final[Mapping[str, Case]] = {
             ]
         },
     ),
+    "registered from a large dataset": large(
+        Case(
+            (
+                *CHECK_LARGE,
+                *PRICE[len(CHECK) :],
+                *CACHE,
+                *TRAIN,
+                *PREPARE,
+                *ANSWER,
+                *JUDGE,
+                *REGISTER,
+                *REPORT,
+                "RunSucceeded",
+            ),
+            "REGISTERED",
+        )
+    ),
+    "large duplicate": large(
+        Case(
+            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *TELL, "RunSucceeded"),
+            "DUPLICATE",
+            {
+                "ReduceFindings": [
+                    payload(VERDICT, outcome="DUPLICATE", duplicate_of="zzzzzzzzzz2345abcdefghij23")
+                ]
+            },
+        )
+    ),
     # --- a run is refused ----------------------------------------------------------------------------------
     "invalid dataset": failed(
         (*CHECK, *REPORT, "RunRejected"),
         "DATASET_REJECTED",
         ValidateDataset=[payload(VERDICT, outcome="INVALID", error_count=3, dataset=None)],
+    ),
+    "invalid large dataset": large(
+        failed(
+            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *REPORT, "RunRejected"),
+            "DATASET_REJECTED",
+            ReduceFindings=[payload(VERDICT, outcome="INVALID", error_count=3, dataset=None)],
+        )
+    ),
+    "large dataset of which no file can be read": large(
+        failed(
+            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *REPORT, "RunRejected"),
+            "DATASET_REJECTED",
+            SplitDataset=[payload(DatasetSplit(parts=0))],
+            ReduceFindings=[payload(VERDICT, outcome="INVALID", error_count=1, dataset=None)],
+        )
     ),
     "fits no allowed instance": failed(
         (*PRICE, *REPORT, "RunRejected"),
@@ -163,10 +220,40 @@ CASES: Final[Mapping[str, Case]] = {
         DiagnoseFailure=[payload(DIAGNOSIS, fault="STOPPED", final_status="CANCELLED")],
     ),
     # --- a function fails ------------------------------------------------------------------------------------
-    "ValidateDataset fails": failed((*CHECK[:2], *GIVE_UP), ValidateDataset=[BROKEN]),
+    "ValidateDataset fails": failed((*CHECK[:3], *GIVE_UP), ValidateDataset=[BROKEN]),
     # No wildcard takes DataLimitExceeded; the contracts keep answers small, and where one is not the rule on
     # execution states closes the run.
-    "ValidateDataset answers with too much": failed(CHECK[:2], "", ValidateDataset=[TOO_LARGE]),
+    "ValidateDataset answers with too much": failed(CHECK[:3], "", ValidateDataset=[TOO_LARGE]),
+    "SplitDataset fails": large(failed((*DIVIDE, *GIVE_UP), SplitDataset=[BROKEN])),
+    "a part can't be checked": large(failed((*SURVEY, *WHICH_PART, *GIVE_UP), SurveyPart=[BROKEN])),
+    "a part can't be checked, and nothing tells which": large(
+        failed((*SURVEY, "FindMapRun", *GIVE_UP), SurveyPart=[BROKEN], FindMapRun=[{"MapRuns": []}])
+    ),
+    "a part can't be checked, and none is listed": large(
+        failed((*SURVEY, *WHICH_PART[:2], *GIVE_UP), SurveyPart=[BROKEN], FindFailedPart=[{"Executions": []}])
+    ),
+    "a part can't be checked, and can't be looked at": large(
+        failed(
+            (*SURVEY, *WHICH_PART, *GIVE_UP),
+            SurveyPart=[BROKEN],
+            DescribeFailedPart=[Fails("Sfn.ExecutionDoesNotExistException")],
+        )
+    ),
+    "a part is throttled, then checked": large(
+        Case(
+            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *TELL, "RunSucceeded"),
+            "DUPLICATE",
+            {
+                "SurveyPart": [Fails("Lambda.TooManyRequestsException"), Fails("Lambda.Unknown"), {}],
+                "ReduceFindings": [payload(VERDICT, outcome="DUPLICATE", duplicate_of="z" * 26)],
+            },
+        )
+    ),
+    "ReduceFindings fails": large(failed((*REDUCE, *GIVE_UP), ReduceFindings=[BROKEN])),
+    "a part can't be copied": large(
+        failed((*COPY, *WHICH_PART, *GIVE_UP), WritePart=[BROKEN], FindMapRun=[map_runs("WriteParts")])
+    ),
+    "SealDataset fails": large(failed((*COPY, "SealDataset", *GIVE_UP), SealDataset=[BROKEN])),
     "PlanTraining fails": failed((*PRICE[:-1], *GIVE_UP), PlanTraining=[BROKEN]),
     "PlanTraining can't be tried again from outside": failed(
         (*PRICE[:-1], *GIVE_UP), "FAILED_INTERNAL", PlanTraining=[BROKEN], DiagnoseFailure=[RETRY]

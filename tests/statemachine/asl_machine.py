@@ -14,6 +14,11 @@ _ACCOUNT: Final = "123456789012"
 _REGION: Final = "eu-west-1"
 _FUNCTIONS: Final = (
     "ValidateDataset",
+    "SplitDataset",
+    "SurveyPart",
+    "ReduceFindings",
+    "WritePart",
+    "SealDataset",
     "PlanTraining",
     "RequestApproval",
     "DiagnoseFailure",
@@ -29,6 +34,7 @@ VALUES: Final[Mapping[str, str]] = {
     "DataKeyArn": f"arn:aws:kms:{_REGION}:{_ACCOUNT}:key/11111111-2222-3333-4444-555555555555",
     "ImageUri": f"{_ACCOUNT}.dkr.ecr.{_REGION}.amazonaws.com/dropforge@sha256:{'0' * 64}",
     "CacheInstanceType": "ml.m5.xlarge",
+    "LargeDatasetBytes": "2000000000",
     "HubTokenSecretArn": "",
     "TrainingRoleArn": f"arn:aws:iam::{_ACCOUNT}:role/dropforge-TrainingRole",
     "EvaluationRoleArn": f"arn:aws:iam::{_ACCOUNT}:role/dropforge-EvaluationRole",
@@ -55,13 +61,17 @@ def deployed() -> dict[str, Any]:
     return machine
 
 
-def everywhere(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every state, those that Maps run for their items too. Names are unique in the whole machine."""
-    found: dict[str, dict[str, Any]] = dict(workflow["States"])
+def workflows(workflow: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A workflow, and those that its Maps run for their items."""
+    yield workflow
     for state in workflow["States"].values():
         if "ItemProcessor" in state:
-            found |= everywhere(state["ItemProcessor"])
-    return found
+            yield from workflows(state["ItemProcessor"])
+
+
+def everywhere(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every state of a workflow and its Maps. Names are unique in the whole machine."""
+    return {name: state for part in workflows(workflow) for name, state in part["States"].items()}
 
 
 def states() -> dict[str, dict[str, Any]]:

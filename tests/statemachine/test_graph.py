@@ -7,7 +7,17 @@ from typing import Any, Final
 
 import jsonata
 import pytest
-from asl_machine import SOURCE, SUBSTITUTION, VALUES, deployed, expressions, source, states, successors
+from asl_machine import (
+    SOURCE,
+    SUBSTITUTION,
+    VALUES,
+    deployed,
+    expressions,
+    source,
+    states,
+    successors,
+    workflows,
+)
 
 JSONPATH_ONLY: Final = frozenset(
     {
@@ -38,6 +48,18 @@ FIELDS: Final = {
         "Retry",
         "Catch",
         "Next",
+        "End",
+    },
+    "Map": {
+        "Label",
+        "Items",
+        "ItemSelector",
+        "MaxConcurrency",
+        "ItemProcessor",
+        "Assign",
+        "Output",
+        "Catch",
+        "Next",
     },
     "Pass": {"Assign", "Output", "Next"},
     "Choice": {"Choices", "Default", "Assign", "Output"},
@@ -52,6 +74,7 @@ ERRORS: Final = frozenset(
         "States.Timeout",
         "States.TaskFailed",
         "States.DataLimitExceeded",
+        "States.QueryEvaluationError",
         # of Lambda, as its integration names them
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
@@ -76,6 +99,9 @@ ERRORS: Final = frozenset(
         "SageMaker.ConflictException",
         "SageMaker.SageMakerException",
         "SageMaker.SdkClientException",
+        # of Step Functions
+        "Sfn.ThrottlingException",
+        "Sfn.SdkClientException",
     }
 )
 SERVICE_OF: Final = {
@@ -83,6 +109,7 @@ SERVICE_OF: Final = {
     "dynamodb": "DynamoDB",
     "sagemaker": "SageMaker",
     "events": "EventBridge",
+    "sfn": "Sfn",
 }
 ENDS: Final = frozenset({"Succeed", "Fail"})
 MAX_NAME: Final = 80
@@ -125,22 +152,22 @@ def test_no_key_is_written_twice() -> None:
 
 def test_every_way_leads_to_a_state_and_every_state_is_reached() -> None:
     """No Next, Default or Catch points at nothing, and no state is left over."""
-    machine = source()
-    found = machine["States"]
-    reached, frontier = set(), [machine["StartAt"]]
-    while frontier:
-        name = frontier.pop()
-        assert name in found, f"{name} is named but not defined"
-        if name not in reached:
-            reached.add(name)
-            frontier.extend(successors(found[name]))
-    assert reached == set(found)
+    for workflow in workflows(source()):
+        found = workflow["States"]
+        reached, frontier = set(), [workflow["StartAt"]]
+        while frontier:
+            name = frontier.pop()
+            assert name in found, f"{name} is named but not defined"
+            if name not in reached:
+                reached.add(name)
+                frontier.extend(successors(found[name]))
+        assert reached == set(found)
 
 
 def test_every_state_can_reach_an_end() -> None:
     """There is no loop without a way out."""
     found = states()
-    ending = {name for name, state in found.items() if state["Type"] in ENDS}
+    ending = {name for name, state in found.items() if state["Type"] in ENDS or state.get("End")}
     while True:
         more = {
             name for name, state in found.items() if name not in ending and ending & set(successors(state))
@@ -261,9 +288,32 @@ def test_every_task_but_the_last_word_catches_everything() -> None:
     """Only RecordOutcome may fail the execution: an outcome that isn't recorded is none, and is redriven from there."""
     assert [
         name
-        for name, state in _tasks()
-        if not any(catcher["ErrorEquals"] == ["States.ALL"] for catcher in state["Catch"])
+        for name, state in source()["States"].items()
+        if state["Type"] in {"Task", "Map"}
+        and not any(catcher["ErrorEquals"] == ["States.ALL"] for catcher in state["Catch"])
     ] == ["RecordOutcome"]
+
+
+def test_children_of_a_map_are_bounded_small_and_told_everything() -> None:
+    """They see none of the machine's variables, answer next to nothing, and one that fails is enough for the Map."""
+    maps = {name: state for name, state in states().items() if state["Type"] == "Map"}
+    assert set(maps) == {"SurveyParts", "WriteParts"}
+    for name, state in maps.items():
+        assert state["Label"] == name
+        assert 0 < state["MaxConcurrency"] <= 100
+        assert state["ItemProcessor"]["ProcessorConfig"] == {
+            "Mode": "DISTRIBUTED",
+            "ExecutionType": "STANDARD",
+        }
+        for child in state["ItemProcessor"]["States"].values():
+            assert child["Output"] == {}
+            assert "Catch" not in child
+            used = {
+                variable
+                for expression in expressions(child)
+                for variable in re.findall(r"\$(\w+)", expression)
+            }
+            assert used <= {"states"}
 
 
 def test_jobs_catch_what_the_wildcard_does_not() -> None:

@@ -11,10 +11,12 @@ from asl_machine import deployed, states
 
 from dropforge_core.contracts import (
     DiagnoseInput,
+    PartInput,
     PlanInput,
     PrepareEvaluationInput,
     ReportInput,
     ScoreInput,
+    SealInput,
     StateInput,
 )
 from dropforge_core.events import RunEvent
@@ -52,7 +54,7 @@ def test_answers_lead_along_the_path(name: str) -> None:
 def test_every_state_and_way_out_is_taken_by_some_case() -> None:
     """No state, catcher or branch is without a case: what is never tried is not known to work."""
     stories = [play(name) for name in CASES]
-    visited = {state for story in stories for state in story.path}
+    visited = {state for story in stories for state in (*story.path, *story.path_in_children)}
     steps = {step for story in stories for step in zip(story.path, story.path[1:], strict=False)}
     caught = {entry for story in stories for entry in story.caught}
     for name, state in states().items():
@@ -67,8 +69,13 @@ def test_every_state_and_way_out_is_taken_by_some_case() -> None:
 
 def test_functions_get_what_their_contracts_ask() -> None:
     """Every payload is valid for its function's input, in every case."""
-    contracts = {
+    contracts: dict[str, type[StateInput]] = {
         "ValidateDataset": StateInput,
+        "SplitDataset": StateInput,
+        "SurveyPart": PartInput,
+        "ReduceFindings": StateInput,
+        "WritePart": PartInput,
+        "SealDataset": SealInput,
         "PlanTraining": PlanInput,
         "PrepareEvaluation": PrepareEvaluationInput,
         "ScorePredictions": ScoreInput,
@@ -188,6 +195,49 @@ def test_jobs_end_by_their_own_limit_before_their_state_does() -> None:
             assert call.timeout_s == call.arguments["StoppingCondition"]["MaxRuntimeInSeconds"] + 1800
         if call.state == "EvaluateCandidate":
             assert call.timeout_s == 3600 + 15 * 240
+
+
+def test_each_part_is_checked_and_copied_once() -> None:
+    """Every part of a large dataset is handed to one child, with the run that it belongs to."""
+    for state in ("SurveyPart", "WritePart"):
+        asked = [
+            call.arguments["Payload"]
+            for call in play("registered from a large dataset").calls
+            if call.state == state
+        ]
+        assert asked == [{"run_id": RUN_ID, "model": MODEL, "redrive": 0, "part": part} for part in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("given", "state"),
+    [
+        ({"dataset_bytes": 2_000_000_000}, "ValidateDataset"),
+        ({"dataset_bytes": 2_000_000_001}, "SplitDataset"),
+        ({}, "ValidateDataset"),
+    ],
+)
+def test_only_what_is_too_much_for_one_function_is_divided(given: dict[str, int], state: str) -> None:
+    """Up to and with the limit one function checks a dataset; a run that knows no size is one from before there was any."""
+    begun = {name: value for name, value in INPUT.items() if name != "dataset_bytes"}
+    assert run(deployed(), {**begun, **given}, HAPPY).path[2] == state
+
+
+def test_a_part_that_failed_is_diagnosed_by_its_own_error() -> None:
+    """The Map knows only that too many failed; what the child said is what a person and the ladder need."""
+    story = play("a part can't be checked")
+    asked = story.request("DiagnoseFailure")["Payload"]
+    assert (asked["stage"], asked["state"]) == ("FUNCTION", "SurveyParts")
+    assert (asked["error"], asked["cause"]) == ("DatasetChanged", '{"errorMessage": "line 3 is not the row"}')
+    assert story.request("FindFailedPart")["MapRunArn"].endswith("/SurveyParts:3ce4e1a5-SurveyParts")
+    copying = play("a part can't be copied")
+    assert copying.request("FindFailedPart")["MapRunArn"].endswith("/WriteParts:3ce4e1a5-WriteParts")
+    for case in (
+        "a part can't be checked, and nothing tells which",
+        "a part can't be checked, and none is listed",
+        "a part can't be checked, and can't be looked at",
+    ):
+        asked = play(case).request("DiagnoseFailure")["Payload"]
+        assert asked["error"] == "States.ExceedToleratedFailureThreshold"
 
 
 def test_a_cut_off_training_is_judged_and_said_so() -> None:

@@ -10,14 +10,17 @@ import pytest
 from asl_answers import GATE, HAPPY, INPUT, MODEL, PLAN, RUN_ID, SETUP, payload
 from asl_cases import CASES
 from asl_interpreter import Call, run
-from asl_machine import deployed
+from asl_machine import deployed, states
 from request_constraints import faults
 
+from dropforge.local.asl import wire
 from dropforge_core.identity import MODEL_NAME, job_name
 
 LONGEST_MODEL: Final = "m23456789-" * 3 + "a123456789"
 CASES_WITH_CALLS: Final = (
     "registered",
+    "registered from a large dataset",
+    "a part can't be checked",
     "registered after a person approved the cost",
     "caching takes too long",
     "training takes too long",
@@ -25,6 +28,9 @@ CASES_WITH_CALLS: Final = (
     "the answer to CreateModel was lost",
     "evaluation takes too long",
 )
+BOTO_NAMES: Final = {"sfn": "stepfunctions"}
+"""Services whose name in a Resource is not botocore's."""
+
 RESULT_LIMIT: Final = 262_144
 
 
@@ -43,19 +49,24 @@ def requests(name: str, model: str) -> list[Call]:
         "PlanTraining": [payload(PLAN, compute=compute, base_model=base, needs_approval=approval)],
         "PrepareEvaluation": [payload(SETUP, **setup)],
     }
-    return run(deployed(), {**INPUT, "model": model, "redrive": 11}, answers).calls
+    return run(deployed(), {**INPUT, **case.input, "model": model, "redrive": 11}, answers).calls
 
 
 def _wire(call: Call) -> tuple[str, str, dict[str, Any]]:
     """Service, action and request as the integration sends it."""
     service, action = call.resource.removeprefix("aws-sdk:").split(":")
     request = copy.deepcopy(call.arguments)
+    if call.resource.startswith("aws-sdk:"):
+        # SDK integrations write members with a capital, whatever the API does.
+        shape = wire.operation(service, action)
+        assert shape is not None
+        request = wire.to_api(request, shape.input_shape)
     if service == "lambda":
         request["Payload"] = json.dumps(request["Payload"])
     if service == "events":
         for entry in request["Entries"]:
             entry["Detail"] = json.dumps(entry["Detail"])
-    return service, action.split(".")[0], request
+    return BOTO_NAMES.get(service, service), action.split(".")[0], request
 
 
 @pytest.mark.parametrize("model", [LONGEST_MODEL, "a"])
@@ -93,7 +104,7 @@ def test_the_checker_finds_what_botocore_does_not() -> None:
 def test_every_state_that_calls_is_covered() -> None:
     """The cases above make every kind of request that the machine can make."""
     made = {call.state for name in CASES_WITH_CALLS for call in requests(name, MODEL)}
-    calling = {name for name, state in deployed()["States"].items() if state["Type"] == "Task"}
+    calling = {name for name, state in states().items() if state["Type"] == "Task"}
     assert made == calling
 
 

@@ -32,6 +32,7 @@ OF_S3: Final = {
     "GetObject": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt"},
     "HeadObject": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt"},
     "PutObject": {"s3:PutObject", "kms:GenerateDataKey", "kms:Decrypt"},
+    "DeleteObject": {"s3:DeleteObject"},
     "ListObjectsV2": {"s3:ListBucket"},
 }
 KMS_TOO: Final = {"sns:Publish": {"kms:GenerateDataKey", "kms:Decrypt"}}

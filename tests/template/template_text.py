@@ -1,5 +1,6 @@
 """The template as plain values: `!Ref X` is `{"Ref": "X"}`, `!GetAtt A.B` is `{"Fn::GetAtt": ["A", "B"]}`."""
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -56,6 +57,18 @@ def functions() -> dict[str, dict[str, Any]]:
         properties["Handler"].removesuffix(".handler"): properties
         for properties in resources("AWS::Serverless::Function").values()
     }
+
+
+def machine_states() -> dict[str, dict[str, Any]]:
+    """Every state of the state machine by name, those that its Maps run for their items too."""
+    machine = json.loads((ROOT / "statemachine" / "fine_tune.asl.json").read_text())
+    found: dict[str, dict[str, Any]] = {}
+    workflows = [machine]
+    while workflows:
+        states = workflows.pop()["States"]
+        found |= states
+        workflows += [state["ItemProcessor"] for state in states.values() if "ItemProcessor" in state]
+    return found
 
 
 def pascal(module: str) -> str:

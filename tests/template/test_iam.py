@@ -6,9 +6,21 @@ from typing import Any, Final
 
 import pytest
 from iam_needs import needs
-from template_text import ROOT, actions, functions, granted, pascal, resources, statements, targets, template
+from template_text import (
+    actions,
+    functions,
+    granted,
+    machine_states,
+    pascal,
+    resources,
+    statements,
+    targets,
+    template,
+)
 
-MACHINE: Final = json.loads((ROOT / "statemachine" / "fine_tune.asl.json").read_text())["States"]
+from dropforge_core.layout import VALIDATION_WORK
+
+MACHINE: Final = machine_states()
 UNDELIVERED: Final = {"sqs:SendMessage", "kms:GenerateDataKey", "kms:Decrypt"}
 """Lambda puts what a function failed to take into the encrypted queue, with the function's role."""
 WITHOUT_RESOURCES: Final = frozenset(
@@ -60,7 +72,12 @@ def test_the_derivation_sees_what_functions_do() -> None:
 
 
 def _needed_by_state(state: dict[str, Any]) -> set[str]:
-    """The permissions behind one task's integration (Step Functions guide, "IAM policies for integrated services")."""
+    """The permissions behind one state (Step Functions guide, "IAM policies for integrated services")."""
+    if state["Type"] == "Map":
+        # Children are started, followed, ended with their parent, and redriven with it ("IAM policies for using
+        # Distributed Map states").
+        calls = ("StartExecution", "DescribeExecution", "StopExecution", "RedriveExecution")
+        return {f"states:{call}" for call in calls}
     found = re.fullmatch(
         r"arn:aws:states:::(?P<sdk>aws-sdk:)?(?P<service>\w+):(?P<action>\w+)(?:\.(?P<pattern>\w+))?",
         state["Resource"],
@@ -69,7 +86,7 @@ def _needed_by_state(state: dict[str, Any]) -> set[str]:
     service, action = found["service"], found["action"][0].upper() + found["action"][1:]
     if service == "lambda":
         return {"lambda:InvokeFunction"}
-    needed = {f"{service}:{action}"}
+    needed = {f"{'states' if service == 'sfn' else service}:{action}"}
     if "Tags" in state["Arguments"]:
         needed.add("sagemaker:AddTags")
     if found["pattern"] == "sync":
@@ -84,7 +101,10 @@ def _needed_by_state(state: dict[str, Any]) -> set[str]:
 def test_the_state_machine_may_do_what_its_states_do_and_no_more() -> None:
     """Derived from each state's Resource, with what `.sync`, tags and roles bring along."""
     needed = {
-        action for state in MACHINE.values() if state["Type"] == "Task" for action in _needed_by_state(state)
+        action
+        for state in MACHINE.values()
+        if state["Type"] in {"Task", "Map"}
+        for action in _needed_by_state(state)
     }
     assert granted("FineTuneRole") == needed | LOGGING_AND_TRACING
 
@@ -102,6 +122,28 @@ def test_the_state_machine_passes_exactly_the_roles_that_it_names() -> None:
     allowed = next(s for s in statements("FineTuneRole") if "iam:PassRole" in actions(s))
     assert set(targets(allowed)) == {f"${{{name}}}" for name in named}
     assert allowed["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+
+
+def test_the_state_machine_starts_no_execution_but_its_own() -> None:
+    """What a Distributed Map needs is granted for this very machine, its executions and its Maps' children."""
+    name = "${AWS::StackName}-fine-tune"
+    own = resources("AWS::Serverless::StateMachine")["FineTuneStateMachine"]["Name"]
+    assert own == {"Fn::Sub": name}
+    for statement in statements("FineTuneRole"):
+        if any(action.startswith("states:") for action in actions(statement)):
+            for target in targets(statement):
+                assert re.fullmatch(
+                    rf".*:(stateMachine|execution|mapRun):{re.escape(name)}([:/]\*)?", target
+                ), target
+    children = [target for statement in statements("FineTuneRole") for target in targets(statement)]
+    assert any(target.endswith(f":execution:{name}/*") for target in children)
+
+
+def test_the_work_of_a_validation_expires_and_its_results_do_not() -> None:
+    """Findings and decisions go when no redrive can want them any more; nothing else under a rule of its own does."""
+    rules = resources("AWS::S3::Bucket")["RunBucket"]["LifecycleConfiguration"]["Rules"]
+    expiring = [rule for rule in rules if "ExpirationInDays" in rule]
+    assert [(rule["Prefix"], rule["ExpirationInDays"]) for rule in expiring] == [(VALIDATION_WORK, 14)]
 
 
 def test_sync_rules_are_those_of_the_jobs_that_are_waited_for() -> None:

@@ -1,7 +1,6 @@
 """The template as a whole: it lints, it fits the code, and nothing that is sent gets lost."""
 
 import ast
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from template_text import ROOT, functions, pascal, resources, template
+from template_text import ROOT, functions, machine_states, pascal, resources, template
 
 BIN: Final = Path(sys.executable).parent
 MACHINE: Final = (ROOT / "statemachine" / "fine_tune.asl.json").read_text()
@@ -123,7 +122,7 @@ def test_the_state_machine_logs_no_data_and_is_traced() -> None:
 
 def test_functions_outlast_no_state() -> None:
     """A state's time-out lies above its function's, so that the function's own error is the one that is told."""
-    states = json.loads(MACHINE)["States"]
+    states = machine_states()
     shared = template()["Globals"]["Function"]["Timeout"]
     for module, properties in functions().items():
         state = states.get(pascal(module))
@@ -227,6 +226,8 @@ def _sagemaker(detail_type: str) -> dict[str, Any]:
         (_execution("ABORTED"), {"ExecutionStateChange"}),
         (_execution("SUCCEEDED"), set()),
         (_execution("FAILED", machine="arn:aws:states:eu-west-1:123456789012:stateMachine:another"), set()),
+        # A child of a Map ends; its run goes on.
+        (_execution("FAILED", machine={"Fn::Sub": "${FineTuneStateMachine}/SurveyParts"}), set()),
         ({"source": "dropforge", "detail-type": "RunEnded", "detail": {}}, {"RunEvent"}),
         ({"source": "another", "detail-type": "RunEnded", "detail": {}}, set()),
     ],
@@ -296,7 +297,7 @@ def test_every_parameter_is_explained_and_grouped() -> None:
     assert sorted(grouped) == sorted(template()["Parameters"])
     for name, parameter in template()["Parameters"].items():
         assert len(parameter["Description"]) > 20, name
-        assert {"AllowedPattern", "AllowedValues", "MaxLength"} & set(parameter), name
+        assert {"AllowedPattern", "AllowedValues", "MaxLength", "MaxValue"} & set(parameter), name
         pattern = parameter.get("AllowedPattern")
         if pattern and "Default" in parameter:
             assert re.fullmatch(pattern, parameter["Default"]), name
@@ -352,4 +353,11 @@ def test_what_sam_builds_is_what_was_locked(copy: str, lock: str) -> None:
 
 def test_only_the_validation_carries_the_heavy_libraries() -> None:
     """The other functions stay small, and start fast."""
-    assert [m for m, properties in functions().items() if "Layers" in properties] == ["validate_dataset"]
+    assert {m for m, properties in functions().items() if "Layers" in properties} == {
+        "validate_dataset",
+        "split_dataset",
+        "survey_part",
+        "reduce_findings",
+        "write_part",
+        "seal_dataset",
+    }

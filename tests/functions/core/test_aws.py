@@ -106,6 +106,21 @@ def test_an_object_is_read_from_any_byte_on(connect):
         next(bucket.stream("gone", start=5))
 
 
+def test_a_file_goes_up_and_comes_down_as_it_is(connect, tmp_path):
+    """Files travel whole, by way of the disk; what is deleted is gone, and may be deleted again."""
+    s3 = connect("s3")
+    s3.create_bucket(Bucket="files")
+    bucket, here, there = Bucket("files", s3), tmp_path / "here", tmp_path / "there"
+    here.write_bytes(bytes(range(256)) * 1000)
+    bucket.upload("work/one", here)
+    bucket.download("work/one", there)
+    assert there.read_bytes() == here.read_bytes()
+    for _ in range(2):
+        bucket.delete("work/one")
+    with pytest.raises(ObjectVanished):
+        bucket.download("work/one", tmp_path / "again")
+
+
 def test_a_stream_that_is_dropped_gives_its_connection_back(connect):
     """Any number of beginnings can be read without reading the rest."""
     s3 = connect("s3")
