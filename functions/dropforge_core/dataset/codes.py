@@ -38,7 +38,7 @@ CODES: Final[dict[str, Code]] = {
     "FILE_EMPTY": Code("error", "at least one row", "Upload the file again with its content.", scope="file"),
     "FILE_KIND": Code(
         "error",
-        "JSON Lines, a JSON array, CSV or TSV, plain or compressed with gzip or zstd",
+        "JSON Lines, a JSON array, CSV or TSV, plain or compressed with gzip or zstd; or Parquet",
         "Convert the file to JSON Lines; docs/datasets.md shows one line that does so.",
         scope="file",
     ),
@@ -88,6 +88,18 @@ CODES: Final[dict[str, Code]] = {
         "Quote the fields that contain the separator or a line break.",
         scope="file",
     ),
+    "PARQUET_BROKEN": Code(
+        "error",
+        "a whole Parquet file without encryption",
+        "Write the file again and upload all of it.",
+        scope="file",
+    ),
+    "PARQUET_COLUMNS": Code(
+        "error",
+        "columns of one format (messages, prompt and completion, text ...), each name once, of types that JSON has",
+        "Rename, cast or drop the column.",
+        scope="file",
+    ),
     # the bytes of a row
     "LINE_TOO_LONG": Code(
         "error", "at most 1 MiB a row", "Split the row; no supported model could read so long a one."
@@ -122,6 +134,11 @@ CODES: Final[dict[str, Code]] = {
         "text whose order on the screen is its order in the file",
         "Remove U+202A-202E and U+2066-2069, or set dataset.checks.BIDI_CONTROL to off.",
         adjustable=True,
+    ),
+    "PARQUET_VALUE": Code(
+        "error",
+        "a value that JSON can hold: finite numbers, UTF-8 text, dates of this calendar",
+        "Write null, cast the column, or drop it.",
     ),
     # the shape of a row
     "ROW_TYPE": Code("error", "an object with named fields", 'Wrap the value, for example {"text": ...}.'),
@@ -284,13 +301,6 @@ CODES: Final[dict[str, Code]] = {
         "warning",
         "evaluation prompts unlike those of training",
         "Remove it from one side, or leave out the eval file: the hold-out is then cut by similarity.",
-        scope="dataset",
-        adjustable=True,
-    ),
-    "SIMILARITY_PARTIAL": Code(
-        "warning",
-        "all rows compared with one another",
-        "Nothing needs doing; the hold-out comes from the rows that were compared.",
         scope="dataset",
         adjustable=True,
     ),

@@ -32,7 +32,7 @@ def test_every_fault_is_told_at_once_with_its_line():
         "compute:\n"
         "  max_cost_usd: .inf\n"
         "  evaluation_instance_types: [ml.p5.4xlarge]\n"
-        "evaluation: {min_holdout: 900}\n"
+        "evaluation: {min_holdout: 9000}\n"
     )
     assert {(f.code, f.path, f.line) for f in faults_of(text)} == {
         ("RECIPE_FIELD_UNKNOWN", "traning", 1),
@@ -109,7 +109,7 @@ def faults_or_none(text):
         ("adapter: {lora_plus_ratio: 16}\ntraining: {learning_rate: 0.1}", "adapter.lora_plus_ratio"),
         ("adapter: {targets: [q_proj, lm_head]}", "adapter.targets.1"),
         ("adapter: {targets: [q_proj, q_proj]}", "adapter.targets"),
-        ("gate: {min_examples: 501}", "gate.min_examples"),
+        ("gate: {min_examples: 2501}", "gate.min_examples"),
         (
             "gate: {primary: exact_match, min_examples: 50}\nevaluation: {generate_at_most: 10}",
             "evaluation.generate_at_most",

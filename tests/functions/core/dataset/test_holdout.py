@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dataset_cases import as_lines, chat, in_memory, question
 
-from dropforge_core.dataset.likeness.holdout import EVAL, TRAIN
+from dropforge_core.dataset.likeness.columns import EVAL, TRAIN
 from dropforge_core.dataset.reading.source import local_file
 from dropforge_core.dataset.validation import examine
 from dropforge_core.dataset.writing import canonical_lines
