@@ -1,17 +1,20 @@
 """The valid rows of one block, column by column. Nothing is made before it is asked for."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from dropforge_core.dataset.rows.formats import Canonical
 from dropforge_core.dataset.rows.messages import (
     Message,
     System,
+    decode,
     encode,
     encode_sorted,
     from_dicts,
     to_dicts,
 )
+
+_T = TypeVar("_T")
 
 _LAST_ANSWER: Final = b',{"role":"assistant"'
 """What stands before the last message, if anything does. Quotes inside texts are escaped."""
@@ -22,35 +25,38 @@ _REJECTED: Final = b']{"role":"assistant"'
 class RowBlock:
     """Rows without errors, in the order of the file."""
 
-    __slots__ = ("_metas", "_rejected", "_talks", "encoded", "lines")
+    __slots__ = ("encoded", "lines", "others", "rejected", "talks")
 
     def __init__(
         self,
         lines: list[int],
         encoded: list[bytes],
         talks: list[list[Message]],
-        metas: list[dict[str, Any] | None] | None = None,
+        metas: list[bytes] | None = None,
         rejected: list[Message] | None = None,
     ) -> None:
         self.lines = lines
         """Line on which each row begins, from 1."""
         self.encoded = encoded
         """Canonical JSON of what makes a row what it is: its messages, and behind them the rejected answer."""
-        self._talks = talks
-        self._metas = metas
-        self._rejected = rejected
+        self.talks = talks
+        """Messages of each row; of a pair those that end in the chosen answer."""
+        self.others = metas
+        """As `metas`; None where no row has any."""
+        self.rejected = rejected
+        """Of pairs."""
 
     @classmethod
     def of(cls, rows: Iterable[tuple[int, Canonical]]) -> "RowBlock":
         """From (line, canonical row)."""
         lines: list[int] = []
         talks: list[list[Message]] = []
-        metas: list[dict[str, Any] | None] = []
+        metas: list[bytes] = []
         rejected: list[Message] = []
         for line, row in rows:
             lines.append(line)
             talks.append(from_dicts(row.messages))
-            metas.append(row.meta)
+            metas.append(encode_sorted(row.meta) if row.meta else b"")
             if row.rejected is not None:
                 rejected += from_dicts([row.rejected])
         encoded = [encode(talk) for talk in talks]
@@ -77,46 +83,61 @@ class RowBlock:
             talk[0].content
             if len(talk) <= 2
             else "\n".join([message.content for message in talk[:-1] if type(message) is not System])
-            for talk in self._talks
+            for talk in self.talks
         ]
 
     def answers(self) -> list[str]:
         """Content of each row's last message."""
-        return [talk[-1].content for talk in self._talks]
+        return [talk[-1].content for talk in self.talks]
 
     def metas(self) -> list[bytes]:
         """Canonical JSON of the fields that are no part of the talk; empty where there are none."""
-        if self._metas is None:
-            return [b""] * len(self.lines)
-        return [encode_sorted(meta) if meta else b"" for meta in self._metas]
+        return self.others if self.others is not None else [b""] * len(self.lines)
 
     def row(self, index: int) -> Canonical:
         """One row as every later part understands it."""
-        messages = to_dicts(self._talks[index])
-        meta = (self._metas[index] if self._metas else None) or {}
-        if self._rejected is None:
+        messages = to_dicts(self.talks[index])
+        meta = decode(self.others[index]) if self.others and self.others[index] else {}
+        if self.rejected is None:
             return Canonical(messages, meta)
-        return Canonical(messages, meta, messages[-1], to_dicts([self._rejected[index]])[0])
+        return Canonical(messages, meta, messages[-1], to_dicts(self.rejected[index : index + 1])[0])
 
     def without(self, indices: Collection[int]) -> "RowBlock":
-        """The same rows but some, given by their place in this block."""
-        gone = set(indices)
-        if not gone:
+        """The same rows but some, given by their index in this block."""
+        if not indices:
             return self
+        gone = frozenset(indices)
         kept = [index for index in range(len(self.lines)) if index not in gone]
         return RowBlock(
             [self.lines[index] for index in kept],
             [self.encoded[index] for index in kept],
-            [self._talks[index] for index in kept],
-            [self._metas[index] for index in kept] if self._metas is not None else None,
-            [self._rejected[index] for index in kept] if self._rejected is not None else None,
+            [self.talks[index] for index in kept],
+            [self.others[index] for index in kept] if self.others is not None else None,
+            [self.rejected[index] for index in kept] if self.rejected is not None else None,
+        )
+
+    def joined(self, places: Sequence[int], other: "RowBlock", others: Sequence[int]) -> "RowBlock":
+        """These rows and others, in the order of their places, each given for one of the two."""
+        order = sorted(range(len(places) + len(others)), key=[*places, *others].__getitem__)
+
+        def both(left: list[_T], right: list[_T]) -> list[_T]:
+            values = left + right
+            return [values[at] for at in order]
+
+        metas = both(self.metas(), other.metas()) if self.others or other.others else None
+        rejected = both(self.rejected or [], other.rejected or []) if other.rejected else None
+        return RowBlock(
+            both(self.lines, other.lines),
+            both(self.encoded, other.encoded),
+            both(self.talks, other.talks),
+            metas,
+            rejected,
         )
 
     def lines_of(self, idents: Sequence[str]) -> list[bytes]:
         """Each row's line of a shard, without the line break: what `Canonical.encode` gives."""
-        metas = self.metas() if self._metas is not None else [b""] * len(self.lines)
-        rows = zip(idents, self.encoded, metas, strict=True)
-        if self._rejected is None:
+        rows = zip(idents, self.encoded, self.metas(), strict=True)
+        if self.rejected is None:
             return [
                 b'{"id":%b,"messages":%b,"meta":%b}' % (encode(ident), encoded, meta or b"{}")
                 for ident, encoded, meta in rows

@@ -195,13 +195,15 @@ def _turns(*pairs: tuple[str, str]) -> list[Message]:
 
 def _from_prompt_completion(row: dict[str, Any], faults: list[Fault]) -> Canonical:
     used = frozenset({"prompt", "completion", "system"})
+    system = _text_field(row, "system", faults, required=False)
     if type(row["prompt"]) is list:
         talk = Conversation(faults, _tools(row, faults))
+        if system:
+            talk.read(_turns(("system", system)), "system")
         talk.read(row["prompt"], "prompt")
         talk.read(_as_answer(row, "completion", faults), "completion")
         talk.end()
         return Canonical(talk.messages, _meta(row, used, faults))
-    system = _text_field(row, "system", faults, required=False)
     prompt = _text_field(row, "prompt", faults)
     completion = _text_field(row, "completion", faults)
     return Canonical(

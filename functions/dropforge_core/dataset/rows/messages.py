@@ -52,6 +52,7 @@ class Tool(Struct, tag_field="role", tag="tool", forbid_unknown_fields=True, gc=
 Message = System | User | Assistant | Calling | Tool
 
 _ANY_ROLE: Final = list[System | User | Calling | Tool]
+decode: Final = msgspec.json.Decoder().decode
 encode: Final = msgspec.json.Encoder().encode
 encode_lines: Final = msgspec.json.Encoder().encode_lines
 encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode

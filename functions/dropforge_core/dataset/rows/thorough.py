@@ -1,7 +1,8 @@
 """One row at a time, looked at from all sides: every fault with its path. The quick path answers to this."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from dropforge_core.dataset.codes import Severity
@@ -9,8 +10,11 @@ from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES
 from dropforge_core.dataset.rows.decoding import RowBroken, decode_row, field
 from dropforge_core.dataset.rows.formats import Canonical, canonical, infer
-from dropforge_core.dataset.rows.private_data import CODES as PRIVATE_CODES
-from dropforge_core.dataset.rows.private_data import found_in, signs_of, suspects
+from dropforge_core.dataset.rows.messages import decode, encode
+from dropforge_core.dataset.rows.private_data import Kind
+from dropforge_core.dataset.rows.suspicion import PRIVATE, RESERVED, Scanner, kinds_of
+
+_field = lru_cache(maxsize=1024)(field)
 
 
 class Judge(Protocol):
@@ -52,12 +56,10 @@ class ThoroughReader:
         """Rows by code of what private data they have."""
         self._judge = judge
         self._off = frozenset(code for code, severity in judge.severity.items() if severity == "off")
-        self._looks_for_private = not self._off.issuperset(PRIVATE_CODES)
-        tokens = () if "RESERVED_TOKEN" in self._off else special_tokens
-        self._reserved = re.compile(
-            "|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) or r"(?!)"
-        )
-        self._reserved_signs = tuple({token[:2].encode() for token in tokens})
+        tokens = sorted((token for token in special_tokens if token), key=len, reverse=True)
+        self.scanner = Scanner(self._off, tokens)
+        """Looks for signs of what is private or reserved."""
+        self._reserved = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
     def read(self, line: int, raw: bytes) -> Canonical | None:
         """A canonical row, or None where there is none; what is wrong goes to the judge."""
@@ -72,11 +74,22 @@ class ThoroughReader:
             self.faulty += 1
             self._tell(line + broken.lines_down, broken.fault)
             return None
-        if self._looks_for_private and (kinds := suspects(raw, signs_of(raw))):
-            self._look_for_private(source, kinds, faults)
-        if any(sign in raw for sign in self._reserved_signs) or b"\\u" in raw:
-            self._look_for_reserved(source, faults)
+        written = encode(source)
+        signs = self.scanner.suspects(written, (written,))
+        self._look(source, signs.get(0, 0), faults)
         return None if faults and self.report(line, faults) else row
+
+    def look(self, line: int, raw: bytes, signs: int) -> bool:
+        """Look at a row that is right but for the signs it has; True where it stays a valid one."""
+        faults: list[Fault] = []
+        self._look(decode(raw), signs, faults)
+        return not (faults and self.report(line, faults))
+
+    def _look(self, row: dict[str, Any], signs: int, faults: list[Fault]) -> None:
+        if signs & PRIVATE:
+            self._look_for_private(row, kinds_of(signs), faults)
+        if signs & RESERVED:
+            self._look_for_reserved(row, faults)
 
     def report(self, line: int, faults: Sequence[Fault]) -> bool:
         """Pass the faults of one row on; True where they make it a faulty one."""
@@ -106,19 +119,18 @@ class ThoroughReader:
         return row, canonical(name, row, faults)
 
     def _look_for_reserved(self, row: dict[str, Any], faults: list[Fault]) -> None:
-        for path, text in texts({k: v for k, v in row.items() if k not in ("meta", "tools")}, ""):
+        for path, text in texts({k: v for k, v in row.items() if k not in ("meta", "tools")}):
             if self._reserved.search(text):
                 faults.append(Fault("RESERVED_TOKEN", path, "a control token of chat templates"))
 
-    def _look_for_private(self, row: dict[str, Any], kinds: Sequence[Any], faults: list[Fault]) -> None:
+    def _look_for_private(self, row: dict[str, Any], kinds: Sequence[Kind], faults: list[Fault]) -> None:
         seen: set[str] = set()
-        for path, text in texts(row, ""):
-            for code in found_in(text, kinds):
-                if code in self._off:
-                    continue
-                # How many and where is told; what it is, is not.
-                faults.append(Fault(code, path, "something of that kind"))
-                seen.add(code)
+        for path, text in texts(row):
+            for kind in kinds:
+                if kind.search(text):
+                    # How many and where is told; what it is, is not.
+                    faults.append(Fault(kind.code, path, "something of that kind"))
+                    seen.add(kind.code)
         for code in seen:
             self.private[code] = self.private.get(code, 0) + 1
 
@@ -130,13 +142,25 @@ def _unknown(row: dict[str, Any], form: str | None) -> Fault:
     return Fault("FORMAT_UNKNOWN", "", found, wanted)
 
 
-def texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def texts(row: dict[str, Any]) -> list[tuple[str, str]]:
     """(path, text) of everything in a row that is text."""
-    if type(value) is str:
-        yield path, value
-    elif type(value) is dict:
-        for name, inner in value.items():
-            yield from texts(inner, f"{path}.{field(name)}" if path else field(name))
-    elif type(value) is list:
-        for index, inner in enumerate(value):
-            yield from texts(inner, f"{path}[{index}]")
+    found: list[tuple[str, str]] = []
+    for name, value in row.items():
+        if type(value) is str:
+            found.append((_field(name), value))
+        elif type(value) is dict or type(value) is list:
+            _gather(value, _field(name), found)
+    return found
+
+
+def _gather(value: dict[str, Any] | list[Any], path: str, found: list[tuple[str, str]]) -> None:
+    inside = (
+        [(f"{path}.{_field(name)}", inner) for name, inner in value.items()]
+        if type(value) is dict
+        else [(f"{path}[{index}]", inner) for index, inner in enumerate(value)]
+    )
+    for where, inner in inside:
+        if type(inner) is str:
+            found.append((where, inner))
+        elif type(inner) is dict or type(inner) is list:
+            _gather(inner, where, found)

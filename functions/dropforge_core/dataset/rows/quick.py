@@ -1,0 +1,184 @@
+"""The quick path: many rows at once, typed, with all that a type can't tell looked for in one scan.
+
+It accepts only rows in which the thorough path finds no fault but private data and reserved tokens, and makes the very
+same of them. What it does not accept says nothing: the thorough path reads it.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count_quotes
+from dropforge_core.dataset.rows.messages import Assistant, Message, System, User, encode_lines
+from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
+
+_NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_PATIENCE: Final = 16
+"""Blocks for which rows are decoded one by one after one row stopped the decoding of many."""
+
+
+class Taken(NamedTuple):
+    """What the quick path made of some rows."""
+
+    places: Sequence[int]
+    """Which of the rows these are, ascending. All others are for the thorough path."""
+    encoded: list[bytes]
+    """Canonical JSON of messages, and behind them the rejected answer."""
+    talks: list[Talk]
+    metas: list[bytes] | None
+    """Canonical JSON of other fields, where any row has some."""
+    rejected: list[Message] | None
+    refused: set[int]
+    """Indices into the lists above of what is for the thorough path all the same."""
+    signs: dict[int, int]
+    """Index to signs of private data or reserved tokens that are yet to be looked at."""
+
+
+class _Batch(NamedTuple):
+    """Rows, and those of them that decode."""
+
+    layout: Layout
+    rows: Sequence[bytes]
+    text: bytes
+    places: Sequence[int]
+    decoded: list[Row]
+
+
+class QuickReader:
+    """Reads rows of one layout.
+
+    Args:
+        scanner: looks for what types can't tell.
+    """
+
+    def __init__(self, scanner: Scanner) -> None:
+        self._scanner = scanner
+        self._one_by_one = 0
+
+    def read(self, layout: Layout, rows: Sequence[bytes], text: bytes) -> Taken:
+        """Take what can be taken.
+
+        Args:
+            layout: of most rows.
+            rows: some.
+            text: the rows, joined by line breaks.
+        """
+        whole, plain = self._scanner.outlines(text)
+        batch = self._decode(layout, rows, text, whole=whole)
+        became = layout.become(batch.decoded)
+        refused = set(became.refused)
+        encoded, quotes, signs = self._encode(became.talks)
+        if became.rejected is not None:
+            answers, more, found = self._encode(became.rejected)
+            _join(signs, found)
+            encoded = [left + right for left, right in zip(encoded, answers, strict=True)]
+            quotes += more
+        metas = None
+        if (others := layout.metas(batch.decoded)) is not None:
+            metas, deep = others
+            refused |= deep
+            lines = b"\n".join((*metas, b""))
+            found = self._scanner.suspects(lines, metas)
+            _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in found.items()})
+            quotes += count_quotes(lines)
+        if layout.judged:
+            refused |= _out_of_order(became.talks)
+        if not plain or not _adds_up(batch, quotes):
+            refused |= _repeating(batch, encoded, metas)
+        signs = _judge(batch, became, signs, refused)
+        return Taken(batch.places, encoded, became.talks, metas, became.rejected, refused, signs)
+
+    def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], int, dict[int, int]]:
+        """(canonical JSON of each, quotation marks of all, signs by index)."""
+        text = encode_lines(values)
+        lines = text.split(b"\n")
+        lines.pop()
+        return lines, count_quotes(text), self._scanner.suspects(text, lines)
+
+    def _decode(self, layout: Layout, rows: Sequence[bytes], text: bytes, *, whole: bool) -> _Batch:
+        if whole and not self._one_by_one:
+            # Each line is one value where each begins and ends with a brace, and there are as many values as lines: no
+            # value can go on behind a brace that another one follows.
+            try:
+                decoded = layout.decode_lines(text)
+            except _NOT_DECODED:
+                self._one_by_one = _PATIENCE
+            else:
+                if len(decoded) == len(rows):
+                    return _Batch(layout, rows, text, range(len(rows)), decoded)
+        self._one_by_one = max(self._one_by_one - 1, 0)
+        some: list[Row | None] = []
+        left = map(layout.decode, rows)
+        while len(some) < len(rows):
+            # What came before an exception stays in the list, and the iterator goes on behind it.
+            try:
+                some.extend(left)
+            except _NOT_DECODED:
+                some.append(None)
+        places = [place for place, row in enumerate(some) if row is not None]
+        return _Batch(layout, rows, text, places, [some[place] for place in places])
+
+
+def _join(signs: dict[int, int], more: dict[int, int]) -> None:
+    for at, bits in more.items():
+        signs[at] = signs.get(at, 0) | bits
+
+
+def _out_of_order(talks: Sequence[Talk]) -> set[int]:
+    """Which talks are no turns of user and assistant behind at most one system message."""
+    kinds = {tuple(map(type, talk)) for talk in talks}
+    wrong = {kind for kind in kinds if not _in_order(kind)}
+    if not wrong:
+        return set()
+    return {at for at, talk in enumerate(talks) if tuple(map(type, talk)) in wrong}
+
+
+def _in_order(kind: tuple[type, ...]) -> bool:
+    turns = kind[1:] if kind[:1] == (System,) else kind
+    return bool(turns) and turns == (User, Assistant) * (len(turns) // 2)
+
+
+def _adds_up(batch: _Batch, canonical: int) -> bool:
+    """Whether no quotation mark was lost: a name that comes twice in an object takes its own along."""
+    written = count_quotes(batch.text)
+    if len(batch.places) < len(batch.rows):
+        here = set(batch.places)
+        written -= sum(row.count(b'"') for place, row in enumerate(batch.rows) if place not in here)
+    return written == batch.layout.expected(batch.decoded, canonical)
+
+
+def _repeating(batch: _Batch, encoded: Sequence[bytes], metas: Sequence[bytes] | None) -> set[int]:
+    """Which rows may have a name twice in one object."""
+    found = set()
+    for at, place in enumerate(batch.places):
+        raw = batch.rows[place]
+        written = raw.count(b'"')
+        if b"\\u0022" in raw:
+            # Behind a backslash this is text; elsewhere it is a quotation mark.
+            written = -1 if b"\\\\u0022" in raw else written + raw.count(b"\\u0022")
+        canonical = encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
+        if written != batch.layout.expected(batch.decoded[at : at + 1], canonical):
+            found.add(at)
+    return found
+
+
+def _judge(batch: _Batch, became: Became, signs: dict[int, int], refused: set[int]) -> dict[int, int]:
+    """Signs that are left when all is judged that can be judged here; what is refused is added to `refused`."""
+    left: dict[int, int] = {}
+    for at, bits in signs.items():
+        if at in refused:
+            continue
+        broken = bits & BROKEN or (bits & BLANK and batch.layout.blank(batch.decoded[at]))
+        if broken or (bits & WEIGHT and not _learns(became, at)):
+            refused.add(at)
+        elif bits & (PRIVATE | RESERVED):
+            left[at] = bits & (PRIVATE | RESERVED)
+    return left
+
+
+def _learns(became: Became, at: int) -> bool:
+    ways = [became.talks[at]]
+    if became.rejected is not None:
+        ways.append([*ways[0][:-1], became.rejected[at]])
+    return all(any(type(message) is Assistant and message.weight != 0 for message in way) for way in ways)
