@@ -231,9 +231,10 @@ class _Comparison:
         inverse = np.empty_like(back)
         inverse[back] = np.arange(len(back))
         signatures = self._columns.take("signature", rows[back])
-        content = self._columns.take("folded", rows[back])[inverse] & np.uint64(0xFFFF)
-        following = signatures.view("<u4")[:, (band + 1) % BANDS][inverse].astype(np.uint64)
-        order = np.argsort(number.astype(np.uint64) << np.uint64(48) | following << np.uint64(16) | content)
+        bands = signatures.view("<u4")[inverse].astype(np.uint64)
+        content = number.astype(np.uint64) << np.uint64(48) | bands[:, (band + 1) % BANDS] << np.uint64(16)
+        content |= bands[:, (band + 2) % BANDS] & np.uint64(0xFFFF)
+        order = self._ordered(content, rows)
         rows, number, signatures = rows[order], number[order], signatures[inverse[order]]
         few = np.bitwise_count(~signatures.view(np.uint64) & _UPPER).sum(axis=1) < LEAST
         sides = self._sides[rows]
@@ -252,6 +253,19 @@ class _Comparison:
         if len(short):
             likeness[short] = self._exactly(rows[one[short]], rows[other[short]], likeness[short])
         self._found(rows[one], rows[other], likeness)
+
+    def _ordered(self, content: NDArray[np.uint64], rows: Rows) -> NDArray[np.int64]:
+        """Places in the order of what is in the rows; their own order decides nothing."""
+        order = np.argsort(content)
+        equal = content[order[1:]] == content[order[:-1]]
+        if equal.any():
+            tied = np.append(equal, False) | np.append(False, equal)
+            places = np.flatnonzero(tied)
+            among = np.sort(order[places])
+            ascending, back = np.unique(rows[among], return_inverse=True)
+            folded = self._columns.take("folded", ascending)[back]
+            order[places] = among[np.lexsort((self._sides[rows[among]], folded, content[among]))]
+        return order
 
     def _undecided(self, keys: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.int64]]:
         """The rows of those buckets in which not all are known to be near one another, and the numbers of these."""

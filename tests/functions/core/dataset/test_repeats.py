@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from likeness_cases import digests
 
 from dropforge_core.dataset.likeness.columns import ArrayColumns
-from dropforge_core.dataset.likeness.recurring import numbered, recurring
+from dropforge_core.dataset.likeness.recurring import recurring
 from dropforge_core.dataset.likeness.repeats import conflicts, leaks, repeats
 
 ROWS = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 6), st.integers(1, 4) | st.none()), max_size=40)
@@ -81,15 +81,3 @@ def test_recurring_values_are_those_of_several_rows(numbers, chunk, rows_a_pass)
         {value for value in digests(numbers).tolist() if (digests(numbers) == value).sum() > 1}
     )
     assert all(passes)
-
-
-@given(st.lists(st.lists(st.integers(0, 5), max_size=20), max_size=5))
-def test_numbers_count_on_from_chunk_to_chunk(chunks):
-    """Each entry has the number of its kind so far."""
-    seen = np.zeros(6, np.uint32)
-    so_far = []
-    for chunk in chunks:
-        found = numbered(np.array(chunk, np.int64), seen).tolist()
-        for value, number in zip(chunk, found, strict=True):
-            so_far.append(value)
-            assert number == so_far.count(value)
