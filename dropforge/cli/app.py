@@ -1,18 +1,28 @@
 """The commands. Each reads its options, calls one module, prints, and ends with a status."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from dropforge.cli import views
 from dropforge.cli.console import INVALID, OK, RUN_FAILED, USAGE, CommandFailed, Terminal
-from dropforge.cli.interrupt import INTERRUPTED
+from dropforge.cli.files import Each
+from dropforge.cli.interrupt import INTERRUPTED, interruptible
 from dropforge.cli.stack import DEFAULT_NAME, Stack
 from dropforge_core.identity import is_model_name
 
@@ -47,6 +57,14 @@ RecipePath = Annotated[
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 
 
+class Format(StrEnum):
+    """How a result is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+
+
 def model_name(value: str) -> str:
     """A model's name, as SageMaker and S3 take it."""
     if not is_model_name(value):
@@ -59,10 +77,27 @@ Model = Annotated[
 ]
 
 
-def _reading(
-    terminal: Terminal, total: int | None, what: str, work: Callable[[Callable[[int], None]], Any]
-) -> Any:
-    """Do work that tells bytes, with a bar on stderr; without a total it only counts."""
+class _Bar:
+    """A bar on stderr that can tell what is being done."""
+
+    def __init__(self, bar: Progress, task: TaskID, total: int | None) -> None:
+        self._bar, self._task, self._left = bar, task, total
+
+    def advance(self, count: int) -> None:
+        """So many bytes more; heads of files are read twice, which fills no bar beyond its end."""
+        if self._left is not None:
+            count = min(count, self._left)
+            self._left -= count
+        self._bar.advance(self._task, count)
+
+    def describe(self, what: str) -> None:
+        """What is being done now."""
+        self._bar.update(self._task, description=what)
+
+
+@contextmanager
+def _bar(terminal: Terminal, total: int | None, what: str) -> Iterator[_Bar]:
+    """A bar on stderr with rate and time left; without a total it only counts."""
     columns = (
         "{task.description}",
         BarColumn(),
@@ -71,22 +106,59 @@ def _reading(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=terminal.err, transient=True, disable=not terminal.is_live) as bar:
-        task = bar.add_task(what, total=total)
-        return work(lambda count: bar.advance(task, count))
+        yield _Bar(bar, bar.add_task(what, total=total), total)
+
+
+def _reading(
+    terminal: Terminal, total: int | None, what: str, work: Callable[[Callable[[int], None]], Any]
+) -> Any:
+    """Do work that tells bytes, with a bar on stderr."""
+    with _bar(terminal, total, what) as bar:
+        return work(bar.advance)
 
 
 @app.command()
-def validate(
-    paths: DataPaths, *, recipe: RecipePath = None, name: StdinName = None, as_json: Json = False
+def validate(  # noqa: PLR0913  # one parameter an option
+    paths: DataPaths,
+    *,
+    recipe: RecipePath = None,
+    name: StdinName = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            help="Folder with the base model's tokenizer.json and tokenizer_config.json: lengths are counted.",
+        ),
+    ] = None,
+    each: Annotated[
+        Each | None,
+        typer.Option("--each", help="Every file, or every folder, is a dataset of its own."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one for each core otherwise.")
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="github: annotations on the lines of a pull request.")
+    ] = Format.TEXT,
+    as_json: Json = False,
 ) -> None:
     """Check a dataset: every fault with file, line and how to mend it. No AWS needed."""
-    from dropforge.cli import check, files
+    from dropforge.cli import validate as validating
 
-    terminal = Terminal(as_json=as_json)
-    with files.spooled(_found(paths, recipe, name, terminal)) as found:
-        report = _reading(terminal, found.size, "checking", lambda tell: check.check(found, tell))
-    terminal.result(report, check.report_view(report))
-    raise typer.Exit(OK if report.valid else INVALID)
+    if as_json and form is Format.GITHUB:
+        raise typer.BadParameter("--json and --format github exclude each other.")
+    terminal = Terminal(as_json=as_json or form is Format.JSON)
+    asked = validating.Asked(
+        paths=tuple(paths), recipe=recipe, stdin_name=name, tokenizer=tokenizer, jobs=jobs, each=each
+    )
+    try:
+        with interruptible():
+            checked = validating.run(asked, terminal, lambda total, what: _bar(terminal, total, what))
+    except KeyboardInterrupt:
+        terminal.note("Stopped.", "yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    validating.show(checked, terminal, github=form is Format.GITHUB)
+    raise typer.Exit(OK if all(one.report.valid for one in checked) else INVALID)
 
 
 def _found(paths: list[Path], recipe: Path | None, name: str | None, terminal: Terminal) -> Any:
@@ -117,13 +189,9 @@ def plan(
     from dropforge.cli import check, files
 
     terminal = Terminal(as_json=as_json)
-    with files.spooled(_found(paths, recipe, name, terminal)) as found:
-        made = _reading(
-            terminal,
-            found.size,
-            "reading",
-            lambda tell: check.forecast(found, base_config, tell, terminal.note),
-        )
+    dataset = _found(paths, recipe, name, terminal)
+    with files.spooled(dataset) as found, _bar(terminal, found.size, "reading") as bar:
+        made = check.forecast(found, base_config, bar, terminal.note)
     terminal.result(made, check.plan_view(made))
     raise typer.Exit(OK if made.fits and made.within_budget else INVALID)
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dropforge_core.messages.wording import phrase, tone
@@ -73,8 +72,8 @@ class Terminal:
         for renderable in shown:
             if isinstance(renderable, str):  # whole, so that it can be copied
                 self.out.print(said(renderable), soft_wrap=True)
-            elif isinstance(renderable, Table) and not self.out.is_terminal:
-                # A pipe or a file has no width to fit: nothing of a table is cut there.
+            elif not self.out.is_terminal:
+                # A pipe or a file has no width to fit: no line of a table is broken there.
                 Console(file=self.out.file, highlight=False, width=_PIPE_WIDTH).print(renderable)
             else:
                 self.out.print(renderable)
@@ -91,8 +90,12 @@ class Terminal:
 
 def said(text: str, style: str = "") -> Text:
     """Text as it is: no markup, and no control character that could move a terminal's cursor."""
-    clean = "".join(c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "�" for c in text)
-    return Text(clean, style=style)
+    return Text(clean(text), style=style)
+
+
+def clean(text: str) -> str:
+    """Text without control characters, line breaks and tabs aside."""
+    return "".join(c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "�" for c in text)
 
 
 def status_text(status: str) -> Text:

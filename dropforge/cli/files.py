@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,13 @@ STDIN: Final = Path("-")
 _MAGIC: Final = frozenset("*?[")
 _NAMES_TOLD: Final = 5
 """Names that a sentence lists."""
+
+
+class Each(StrEnum):
+    """What is a dataset of its own."""
+
+    FILE = "file"
+    FOLDER = "folder"
 
 
 class DataFile(Frozen):
@@ -91,6 +99,38 @@ def find(paths: Sequence[Path], *, recipe: Path | None = None, stdin_name: str |
         left_out=tuple(sorted({_shown(path) for path in gathered.left_out})),
         is_folder=gathered.is_folder,
     )
+
+
+def find_each(
+    paths: Sequence[Path], each: Each, *, recipe: Path | None = None
+) -> list[tuple[Path, DataFiles]]:
+    """The datasets that some paths are part of, each with the path that stands for it, in the paths' order.
+
+    With `Each.FILE` every data file is one. With `Each.FOLDER` a folder is one, with all of its data files and its
+    recipe, as soon as one of its files is named; a folder without data is passed over.
+
+    Raises:
+        CommandFailed: as `find`.
+    """
+    if STDIN in paths:
+        raise CommandFailed("--each is for files and folders: standard input is one dataset.")
+    listed = [found for path in paths for found in _places(path)]
+    if each is Each.FILE:
+        files = dict.fromkeys(path for path in listed if path.name != RECIPE_NAME)
+        return [(path, find([path], recipe=recipe)) for path in files]
+    folders = dict.fromkeys(path.parent for path in listed)
+    return [
+        (folder, find([folder], recipe=recipe))
+        for folder in folders
+        if any(is_data_name(child.name) for child in folder.iterdir() if child.is_file())
+    ]
+
+
+def _places(path: Path) -> list[Path]:
+    """Data files and recipes that a path stands for."""
+    gathered = _Gathered()
+    gathered.take(path)
+    return [*gathered.files, *gathered.recipes]
 
 
 class _Gathered:

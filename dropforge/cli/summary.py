@@ -21,6 +21,7 @@ from dropforge_core.gate.examples import Example, ExampleAnswers
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.messages.card import dollars
+from dropforge_core.messages.lines import also_on, place
 from dropforge_core.messages.wording import known, next_step, phrase, tone
 from dropforge_core.model import Frozen
 
@@ -128,17 +129,17 @@ def render(summary: RunSummary) -> RenderableType:
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
-def faults(problems: tuple[Problem, ...], total: int) -> RenderableType:
+def faults(
+    problems: tuple[Problem, ...], total: int, shown: int = FAULTS_SHOWN, style: str = "red"
+) -> RenderableType:
     """Where, what, and how to mend it; the count says how much is not shown."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("where", "code", "what is wrong"):
         table.add_column(heading, overflow="fold")
-    for problem in problems[:FAULTS_SHOWN]:
-        where = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-        more = f" (and {problem.count - 1:,} more lines)" if problem.count > 1 else ""
-        table.add_row(said(where), said(problem.code, "red"), said(problem.message + more))
-    shown = sum(problem.count for problem in problems[:FAULTS_SHOWN])
-    left = total - shown
+    for problem in problems[:shown]:
+        told = f"{problem.message} {also_on(problem.lines, problem.count)}".rstrip()
+        table.add_row(said(place(problem.file, problem.line)), said(problem.code, style), said(told))
+    left = total - sum(problem.count for problem in problems[:shown])
     return Group(table, Text(f"and {left:,} more", style="dim")) if left > 0 else table
 
 
