@@ -143,6 +143,7 @@ class Services:
         mount.mount_sagemaker(self.sagemaker)
         mount.mount_lambda(self.pool, CodeStore(root / "lambda" / "code"))
         mount.mount_object_versions()
+        mount.mount_ranges_of_versions()
         mount.mount_email(Outbox(root / "outbox"))
         mount.mount_alarms(REGION, ACCOUNT)
         mount_states.StatesDoor(self.executions).mount()

@@ -26,6 +26,8 @@ FUNCTIONS: Final[Mapping[str, str]] = {
         "bucket_name key event_name size etag deletion_type restore_event_data version_id "
         "sequencer object_extra record_extra"
     ),
+    "services.s3:_get_object": "bucket_name key headers query_params",
+    "services.s3:_parse_range": "range_header total",
     "services.sns:_fanout": (
         "topic_arn msg_id message subject message_structure message_attributes message_group_id message_dedup_id"
     ),

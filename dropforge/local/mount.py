@@ -108,6 +108,34 @@ def mount_object_versions() -> None:
     eventbridge._dispatch_event = dispatch_with_version
 
 
+def mount_ranges_of_versions() -> None:
+    """Let a range of an object's version be read. MiniStack answers with the whole version."""
+    get = s3._get_object
+
+    def get_range(
+        bucket_name: str, key: str, headers: dict[str, Any], query_params: dict[str, Any] | None = None
+    ) -> Reply:
+        reply: Reply = get(bucket_name, key, headers, query_params)
+        status, told, body = reply
+        wanted = headers.get("range", "")
+        if status != 200 or not wanted or not (query_params or {}).get("versionId"):
+            return reply
+        span = s3._parse_range(wanted, len(body))
+        if span is None:
+            kind = {"Content-Type": "application/xml", "Content-Range": f"bytes */{len(body)}"}
+            return 416, kind, b"<Error><Code>InvalidRange</Code><Message>Not satisfiable</Message></Error>"
+        first, last = span
+        # A checksum is of the whole object, and boto3 would hold the piece against it.
+        kept = {name: value for name, value in told.items() if not name.lower().startswith("x-amz-checksum")}
+        kept |= {
+            "Content-Length": str(last + 1 - first),
+            "Content-Range": f"bytes {first}-{last}/{len(body)}",
+        }
+        return 206, kept, body[first : last + 1]
+
+    s3._get_object = get_range
+
+
 def mount_email(outbox: Outbox) -> None:
     """Keep what SNS would mail. Subscriptions count as confirmed."""
     fanout = sns._fanout

@@ -6,6 +6,8 @@ import uuid
 from email import policy
 from typing import Any
 
+import pytest
+from botocore.exceptions import ClientError
 from sample_stack import EMAIL, Sample, eventually
 
 
@@ -36,6 +38,26 @@ def test_an_upload_is_told_as_aws_tells_it(sample: Sample) -> None:
     assert told["version-id"] == put["VersionId"]
     assert (told["size"], told["etag"]) == (3, put["ETag"].strip('"'))
     assert int(told["sequencer"], 16) > 0
+
+
+def test_a_range_of_a_version_is_that_range(sample: Sample) -> None:
+    """Of a version that was overwritten a piece is read as of any object, and none behind its end."""
+    s3, where = sample.client("s3"), {"Bucket": sample.outputs["Bucket"], "Key": f"range-{uuid.uuid4().hex}"}
+    version = s3.put_object(**where, Body=b"0123456789")["VersionId"]
+    s3.put_object(**where, Body=b"another")
+    for wanted, piece in (
+        ("bytes=3-", b"3456789"),
+        ("bytes=0-0", b"0"),
+        ("bytes=-2", b"89"),
+        ("bytes=8-99", b"89"),
+    ):
+        found = s3.get_object(**where, VersionId=version, Range=wanted)
+        assert found["Body"].read() == piece
+        assert found["ContentRange"].endswith("/10")
+        assert found["ResponseMetadata"]["HTTPStatusCode"] == 206
+    with pytest.raises(ClientError, match="InvalidRange"):
+        s3.get_object(**where, VersionId=version, Range="bytes=10-")
+    assert s3.get_object(**where, VersionId=version)["Body"].read() == b"0123456789"
 
 
 def test_an_upload_in_parts_is_told_once(sample: Sample) -> None:
