@@ -22,7 +22,6 @@ All rows of a block are sketched at once. Each row's sketch depends on its own t
 """
 
 import random
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -54,20 +53,21 @@ _SLICE: Final = 1 << 18
 
 _NEWLINE: Final = b"\n"
 _SPACE: Final = 32
+_DIGIT: Final = 48
+"""Stands for all of them, and for each number."""
 
 _FOLD: Final = bytes(
     _NEWLINE[0]
     if code == 0
     else code + 32
     if 65 <= code <= 90
-    else 48
+    else _DIGIT
     if 48 <= code <= 57
     else code
     if code >= 128 or 97 <= code <= 122
     else _SPACE
     for code in range(256)
 )
-_DIGITS: Final = re.compile(rb"00+")
 _WIDE_PUNCTUATION: Final = {ord(mark): " " for mark in "，！？：；（）"}  # noqa: RUF001  # it is these that are meant
 
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -284,9 +284,12 @@ def _points(texts: Sequence[str]) -> NDArray[np.uint32]:
 
 def _spaced(rows: NDArray[np.int64], joined: bytes) -> _Words:
     """The words of rows joined by NUL."""
-    text = _DIGITS.sub(b"0", joined.translate(_FOLD))
+    text = joined.translate(_FOLD)
     # Eight bytes may be read from wherever a word's last byte lies.
     padded = np.frombuffer(b"".join([b" ", text, _NEWLINE, b" " * (8 + _LONG_WORD)]), np.uint8)
+    if b"00" in text:
+        digit = padded == _DIGIT
+        padded = padded[~np.append(False, digit[1:] & digit[:-1])]
     if not text.isascii():
         padded = _without_punctuation(padded)
     inside = padded > _SPACE
@@ -343,7 +346,7 @@ def _characters(rows: NDArray[np.int64], texts: Sequence[str]) -> _Words:
     general = (points >= 0x2000) & (points < 0x2070)
     kept = (points > _SPACE) & ~general & ((points < 0x3000) | (points >= 0x3040))
     points, row = points[kept].astype(np.uint64), row[kept]
-    again = np.append(False, (points[1:] == 48) & (points[:-1] == 48) & (row[1:] == row[:-1]))
+    again = np.append(False, (points[1:] == _DIGIT) & (points[:-1] == _DIGIT) & (row[1:] == row[:-1]))
     points, row = points[~again[: len(points)]], row[~again[: len(row)]]
     lengths = np.bincount(row, minlength=len(texts))
     last = np.append(row[1:] != row[:-1], True)[: len(row)]
