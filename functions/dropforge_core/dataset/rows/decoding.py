@@ -103,7 +103,8 @@ def describe(value: Any) -> str:
 def _explain(raw: bytes, error: Exception) -> RowBroken:
     """Why the parser refused; the message never shows the row."""
     # Not by the error alone: how deep the parser goes before it gives up is the process's affair.
-    if isinstance(error, RecursionError) or nesting(raw) > MAX_DEPTH:
+    many = raw.count(b"{") + raw.count(b"[") > MAX_DEPTH
+    if isinstance(error, RecursionError) or (many and nesting(raw) > MAX_DEPTH):
         return RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
     if isinstance(error, msgspec.ValidationError):
         return RowBroken(Fault("JSON_NUMBER", "", "a number beyond the range of a double"))

@@ -155,6 +155,10 @@ class Layout:
         """Whether a text that must have content has none."""
         raise NotImplementedError
 
+    def texts(self, _row: Row) -> list[tuple[str, str]] | None:
+        """(path, text) of all texts in the row's own order, where that can be told."""
+        return None
+
     def expected(self, rows: Sequence[Row], _canonical: int) -> int:
         """How many quotation marks rows have that name no field twice.
 
@@ -220,6 +224,11 @@ class Messages(Layout):
 
     def blank(self, row: Row) -> bool:
         return _any_empty(row.messages)
+
+    def texts(self, row: Row) -> list[tuple[str, str]] | None:
+        if self.extras or any(message.name is not UNSET for message in row.messages):
+            return None
+        return [(f"messages[{at}].content", message.content) for at, message in enumerate(row.messages)]
 
     def expected(self, rows: Sequence[Row], canonical: int) -> int:
         return canonical + 2 * len(rows) + self._more(rows)

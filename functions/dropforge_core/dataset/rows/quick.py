@@ -5,6 +5,7 @@ same of them. What it does not accept says nothing: the thorough path reads it.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 import msgspec
@@ -33,6 +34,8 @@ class Taken(NamedTuple):
     """Indices into the lists above of what is for the thorough path all the same."""
     signs: dict[int, int]
     """Index to signs of private data or reserved tokens that are yet to be looked at."""
+    texts: dict[int, list[tuple[str, str]]]
+    """Of those with signs, where they are at hand: index to (path, text)."""
 
 
 class _Batch(NamedTuple):
@@ -68,6 +71,8 @@ class QuickReader:
         batch = self._decode(layout, rows, text, whole=whole)
         became = layout.become(batch.decoded)
         refused = set(became.refused)
+        if layout.judged:
+            refused |= _out_of_order(became.talks)
         encoded, quotes, signs = self._encode(became.talks)
         if became.rejected is not None:
             answers, more, found = self._encode(became.rejected)
@@ -79,15 +84,14 @@ class QuickReader:
             metas, deep = others
             refused |= deep
             lines = b"\n".join((*metas, b""))
-            found = self._scanner.suspects(lines, metas)
-            _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in found.items()})
+            others_signs = self._scanner.suspects(lines, metas)
+            _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in others_signs.items()})
             quotes += count_quotes(lines)
-        if layout.judged:
-            refused |= _out_of_order(became.talks)
         if not plain or not _adds_up(batch, quotes):
             refused |= _repeating(batch, encoded, metas)
         signs = _judge(batch, became, signs, refused)
-        return Taken(batch.places, encoded, became.talks, metas, became.rejected, refused, signs)
+        texts = {at: known for at in signs if (known := layout.texts(batch.decoded[at])) is not None}
+        return Taken(batch.places, encoded, became.talks, metas, became.rejected, refused, signs, texts)
 
     def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], int, dict[int, int]]:
         """(canonical JSON of each, quotation marks of all, signs by index)."""
@@ -125,26 +129,42 @@ def _join(signs: dict[int, int], more: dict[int, int]) -> None:
         signs[at] = signs.get(at, 0) | bits
 
 
+_LETTERS: Final[dict[type, int]] = {System: ord("s"), User: ord("u"), Assistant: ord("a")}
+
+
+class _Turns(dict[int, bytes]):
+    """Number of messages to their roles: turns of user and assistant, one more message being the system's."""
+
+    def __missing__(self, count: int) -> bytes:
+        roles = b"s" * (count % 2) + b"ua" * (count // 2) if count > 1 else b"?"
+        if count < 100:
+            self[count] = roles
+        return roles
+
+
+_TURNS: Final = _Turns()
+
+
 def _out_of_order(talks: Sequence[Talk]) -> set[int]:
     """Which talks are no turns of user and assistant behind at most one system message."""
-    kinds = {tuple(map(type, talk)) for talk in talks}
-    wrong = {kind for kind in kinds if not _in_order(kind)}
-    if not wrong:
+    roles = bytes(map(_LETTERS.__getitem__, map(type, chain.from_iterable(talks))))
+    if roles == b"".join(map(_TURNS.__getitem__, map(len, talks))):
         return set()
-    return {at for at, talk in enumerate(talks) if tuple(map(type, talk)) in wrong}
-
-
-def _in_order(kind: tuple[type, ...]) -> bool:
-    turns = kind[1:] if kind[:1] == (System,) else kind
-    return bool(turns) and turns == (User, Assistant) * (len(turns) // 2)
+    wrong = set()
+    end = 0
+    for at, talk in enumerate(talks):
+        begin, end = end, end + len(talk)
+        if roles[begin:end] != _TURNS[len(talk)]:
+            wrong.add(at)
+    return wrong
 
 
 def _adds_up(batch: _Batch, canonical: int) -> bool:
     """Whether no quotation mark was lost: a name that comes twice in an object takes its own along."""
     written = count_quotes(batch.text)
     if len(batch.places) < len(batch.rows):
-        here = set(batch.places)
-        written -= sum(row.count(b'"') for place, row in enumerate(batch.rows) if place not in here)
+        missing = set(range(len(batch.rows))).difference(batch.places)
+        written -= sum([batch.rows[place].count(b'"') for place in missing])
     return written == batch.layout.expected(batch.decoded, canonical)
 
 

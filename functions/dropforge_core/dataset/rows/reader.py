@@ -11,7 +11,7 @@ from dropforge_core.dataset.rows.formats import Canonical, infer
 from dropforge_core.dataset.rows.layouts import Layout, learn
 from dropforge_core.dataset.rows.messages import decode
 from dropforge_core.dataset.rows.quick import QuickReader, Taken
-from dropforge_core.dataset.rows.thorough import Form, Judge, ThoroughReader
+from dropforge_core.dataset.rows.thorough import Draft, Form, Judge, ThoroughReader
 
 __all__ = ["LOST_ROWS", "WELL_KNOWN_TOKENS", "Form", "Judge", "RowBlock", "RowReader"]
 
@@ -121,8 +121,9 @@ class RowReader:
             start += 1
         layout = self._layout_for(block.rows[start:]) if start < total else None
         if layout is None:
-            for place in range(start, total):
-                self._read_thoroughly(block, place, added)
+            for place, draft in self._drafts(block, range(start, total)).items():
+                if (row := self._thorough.finish(draft)) is not None:
+                    added[place] = (draft.line, row)
             return RowBlock.of(added.values())
         rows = block.rows[start:] if start else block.rows
         taken = self._quick.read(layout, rows, b"\n".join(rows) if start else block.text)
@@ -148,6 +149,10 @@ class RowReader:
         if row is not None:
             added[place] = (line, row)
 
+    def _drafts(self, block: Rows, places: Sequence[int]) -> dict[int, Draft]:
+        drafts = self._thorough.drafts((block.lines[place], block.rows[place]) for place in places)
+        return dict(zip(places, drafts, strict=True))
+
     def _settle(
         self,
         block: Rows,
@@ -159,14 +164,20 @@ class RowReader:
         """Read what was not taken, and look at what has signs; answers what of the taken is no valid row, by index."""
         gone = set(taken.refused)
         self._thorough.rows += len(places) - len(gone)
-        left = {places[at]: at for at in taken.signs}
-        left |= {places[at]: -1 for at in gone}
+        untaken = {places[at] for at in gone}
         if len(places) < len(span):
-            left |= dict.fromkeys(set(span).difference(places), -1)
-        for place, at in sorted(left.items()):
-            if at < 0:
-                self._read_thoroughly(block, place, added)
-            elif not self._thorough.look(block.lines[place], block.rows[place], taken.signs[at]):
+            untaken |= set(span).difference(places)
+        drafts = self._drafts(block, sorted(untaken))
+        signed = {places[at]: at for at in taken.signs}
+        for place in sorted((*drafts, *signed)):
+            if place in drafts:
+                draft = drafts[place]
+                if (row := self._thorough.finish(draft)) is not None:
+                    added[place] = (draft.line, row)
+                continue
+            at = signed[place]
+            line, raw = block.lines[place], block.rows[place]
+            if not self._thorough.look(line, raw, taken.signs[at], taken.texts.get(at)):
                 gone.add(at)
         return gone
 

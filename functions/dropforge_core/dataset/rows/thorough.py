@@ -1,20 +1,25 @@
 """One row at a time, looked at from all sides: every fault with its path. The quick path answers to this."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.faults import Fault
-from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES
 from dropforge_core.dataset.rows.decoding import RowBroken, decode_row, field
 from dropforge_core.dataset.rows.formats import Canonical, canonical, infer
 from dropforge_core.dataset.rows.messages import decode, encode
+from dropforge_core.dataset.rows.places import lines_down
 from dropforge_core.dataset.rows.private_data import Kind
 from dropforge_core.dataset.rows.suspicion import PRIVATE, RESERVED, Scanner, kinds_of
 
 _field = lru_cache(maxsize=1024)(field)
+
+_UNTRAINED: Final = re.compile(r"(?:meta|tools)(?:[.\[]|\Z)")
+"""Paths of what no model is trained on."""
 
 
 class Judge(Protocol):
@@ -63,39 +68,59 @@ class ThoroughReader:
 
     def read(self, line: int, raw: bytes) -> Canonical | None:
         """A canonical row, or None where there is none; what is wrong goes to the judge."""
-        if not raw or raw.isspace():
-            self._tell(line, Fault("BLANK_LINE", "", "an empty line"))
+        (draft,) = self.drafts(((line, raw),))
+        return self.finish(draft)
+
+    def drafts(self, rows: Iterable[tuple[int, bytes]]) -> list["Draft"]:
+        """Rows (line, bytes) of which nothing has been told yet, each to be finished in its turn."""
+        found = [self._draft(line, raw) for line, raw in rows]
+        whole = [draft for draft in found if draft.written]
+        lines = [draft.written for draft in whole]
+        for at, signs in self.scanner.suspects(b"\n".join((*lines, b"")), lines).items():
+            whole[at].signs = signs
+        return found
+
+    def finish(self, draft: "Draft") -> Canonical | None:
+        """Tell what is wrong; a canonical row where that leaves one."""
+        if draft.blank:
+            self._tell(draft.line, Fault("BLANK_LINE", "", "an empty line"))
             return None
         self.rows += 1
-        faults: list[Fault] = []
-        try:
-            source, row = self._read(line, raw, faults)
-        except RowBroken as broken:
+        if draft.row is None:
             self.faulty += 1
-            self._tell(line + broken.lines_down, broken.fault)
+            for fault in draft.faults:
+                self._tell(draft.line + draft.lines_down, fault)
             return None
-        written = encode(source)
-        signs = self.scanner.suspects(written, (written,))
-        self._look(source, signs.get(0, 0), faults)
-        return None if faults and self.report(line, faults) else row
+        if draft.signs:
+            self._look(texts(draft.source), draft.signs, draft.faults)
+        return None if draft.faults and self.report(draft.line, draft.faults, draft.raw) else draft.row
 
-    def look(self, line: int, raw: bytes, signs: int) -> bool:
-        """Look at a row that is right but for the signs it has; True where it stays a valid one."""
+    def look(self, line: int, raw: bytes, signs: int, found: Sequence[tuple[str, str]] | None = None) -> bool:
+        """Look at a row that is right but for the signs it has; True where it stays a valid one.
+
+        Args:
+            line: on which the row begins.
+            raw: the row.
+            signs: of private data or reserved tokens.
+            found: its texts with their paths, where they are at hand.
+        """
         faults: list[Fault] = []
-        self._look(decode(raw), signs, faults)
-        return not (faults and self.report(line, faults))
+        self._look(texts(decode(raw)) if found is None else found, signs, faults)
+        return not (faults and self.report(line, faults, raw))
 
-    def _look(self, row: dict[str, Any], signs: int, faults: list[Fault]) -> None:
+    def _look(self, found: Sequence[tuple[str, str]], signs: int, faults: list[Fault]) -> None:
         if signs & PRIVATE:
-            self._look_for_private(row, kinds_of(signs), faults)
+            self._look_for_private(found, kinds_of(signs), faults)
         if signs & RESERVED:
-            self._look_for_reserved(row, faults)
+            self._look_for_reserved(found, faults)
 
-    def report(self, line: int, faults: Sequence[Fault]) -> bool:
+    def report(self, line: int, faults: Sequence[Fault], raw: bytes = b"") -> bool:
         """Pass the faults of one row on; True where they make it a faulty one."""
         wrong = False
+        # What is wrong with one of many lines is told of that line.
+        down = lines_down(raw, {fault.path for fault in faults}) if b"\n" in raw else {}
         for fault in faults:
-            self._tell(line, fault)
+            self._tell(line + down.get(fault.path, 0), fault)
             wrong = wrong or self._judge.is_error(fault.code)
         self.faulty += wrong
         return wrong
@@ -104,10 +129,23 @@ class ThoroughReader:
         if fault.code not in self._off:
             self._judge.add(line, fault)
 
-    def _read(self, line: int, raw: bytes, faults: list[Fault]) -> tuple[dict[str, Any], Canonical]:
-        if len(raw) > MAX_ROW_BYTES:
-            raise RowBroken(Fault("LINE_TOO_LONG", "", f"{len(raw):,} bytes"))
-        row = decode_row(raw, faults)
+    def _draft(self, line: int, raw: bytes) -> "Draft":
+        draft = Draft(line, raw)
+        if not raw or raw.isspace():
+            draft.blank = True
+            return draft
+        try:
+            draft.source = decode_row(raw, draft.faults)
+            form = self._form_of(line, draft.source)
+        except RowBroken as broken:
+            draft.faults = [broken.fault]
+            draft.lines_down = broken.lines_down
+            return draft
+        draft.row = canonical(form, draft.source, draft.faults)
+        draft.written = encode(draft.source)
+        return draft
+
+    def _form_of(self, line: int, row: dict[str, Any]) -> str:
         name = infer(row)
         if name is None:
             raise RowBroken(_unknown(row, self.form.name))
@@ -116,16 +154,18 @@ class ThoroughReader:
         elif name != self.form.name:
             there = f"{self.form.first} is '{self.form.name}'"
             raise RowBroken(Fault("FORMAT_MIXED", "", f"format '{name}', but {there}"))
-        return row, canonical(name, row, faults)
+        return name
 
-    def _look_for_reserved(self, row: dict[str, Any], faults: list[Fault]) -> None:
-        for path, text in texts({k: v for k, v in row.items() if k not in ("meta", "tools")}):
-            if self._reserved.search(text):
+    def _look_for_reserved(self, found: Sequence[tuple[str, str]], faults: list[Fault]) -> None:
+        for path, text in found:
+            if self._reserved.search(text) and not _UNTRAINED.match(path):
                 faults.append(Fault("RESERVED_TOKEN", path, "a control token of chat templates"))
 
-    def _look_for_private(self, row: dict[str, Any], kinds: Sequence[Kind], faults: list[Fault]) -> None:
+    def _look_for_private(
+        self, found: Sequence[tuple[str, str]], kinds: Sequence[Kind], faults: list[Fault]
+    ) -> None:
         seen: set[str] = set()
-        for path, text in texts(row):
+        for path, text in found:
             for kind in kinds:
                 if kind.search(text):
                     # How many and where is told; what it is, is not.
@@ -133,6 +173,24 @@ class ThoroughReader:
                     seen.add(kind.code)
         for code in seen:
             self.private[code] = self.private.get(code, 0) + 1
+
+
+@dataclass(slots=True)
+class Draft:
+    """A row that was read, and what is wrong with it as far as is known."""
+
+    line: int
+    raw: bytes
+    blank: bool = False
+    faults: list[Fault] = dataclass_field(default_factory=list)
+    lines_down: int = 0
+    """Where the fault of a row that is no object lies."""
+    source: dict[str, Any] = dataclass_field(default_factory=dict)
+    row: Canonical | None = None
+    """None where there is nothing to go on with."""
+    written: bytes = b""
+    """Canonical JSON of all that the row has."""
+    signs: int = 0
 
 
 def _unknown(row: dict[str, Any], form: str | None) -> Fault:
