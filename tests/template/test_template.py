@@ -242,6 +242,16 @@ def test_only_events_of_runs_come_over_the_stacks_bus() -> None:
     assert [name for name, rule in _rules().items() if "EventBusName" in rule] == ["RunEvent"]
 
 
+def test_every_function_is_watched_by_an_alarm_that_may_be() -> None:
+    """Each function's errors are in one alarm; an alarm on metric math takes ten metrics at most (CloudWatch quotas)."""
+    watched: list[str] = []
+    for name, alarm in resources("AWS::CloudWatch::Alarm").items():
+        metrics = [item["MetricStat"]["Metric"] for item in alarm.get("Metrics", []) if "MetricStat" in item]
+        assert len(metrics) <= 10, name
+        watched += [metric["Dimensions"][0]["Value"]["Ref"] for metric in metrics]
+    assert sorted(watched) == sorted(f"{pascal(module)}Function" for module in functions())
+
+
 @pytest.mark.parametrize("name", ["DatasetBucket", "RunBucket"])
 def test_a_bucket_is_closed_versioned_encrypted_and_kept(name: str) -> None:
     """No public access, no ACLs, TLS only, the stack's key only, and no data lost with the stack."""
