@@ -21,6 +21,8 @@ Column = npt.NDArray[Any]
 CHUNK_ROWS: Final = 1 << 17
 """Rows whose values are in memory at once."""
 
+_BLOCK_ROWS: Final = 1 << 12
+
 _SIDE: Final = {"train": 0, "eval": 1}
 
 
@@ -132,6 +134,26 @@ class _Stored:
         )
         return values.reshape((stop - start, *shape))
 
+    def take(self, name: str, rows: Column) -> Column:
+        """Values of some rows, ascending. Blocks small enough for the cache of a core are read, others passed over.
+
+        Not mapped into memory: scattered rows would leave most of the file there.
+        """
+        offset, dtype, shape = self._places[name]
+        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        block = np.empty((_BLOCK_ROWS, *shape), dtype)
+        found = np.empty((len(rows), *shape), dtype)
+        blocks = rows // _BLOCK_ROWS
+        edges = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(rows)] if len(rows) else []
+        with self._path.open("rb", buffering=0) as file:
+            for low, high in pairwise(edges):
+                start = int(blocks[low]) * _BLOCK_ROWS
+                first, last = int(rows[low]) - start, int(rows[high - 1]) - start
+                file.seek(offset + (start + first) * size)
+                file.readinto(block[first : last + 1].data.cast("B"))
+                found[low:high] = block[rows[low:high] - start]
+        return found
+
 
 class StoredColumns:
     """The columns of all valid rows, on disk. A row's ordinal is its place in the order of parts and rows."""
@@ -174,17 +196,13 @@ class StoredColumns:
                 yield int(first) + start, stored.read(name, start, stop)
 
     def take(self, name: str, rows: Column) -> Column:
-        """Values of some rows, given by ascending ordinals; read in chunks that have one of them."""
-        pieces: list[Column] = []
+        """Values of some rows, given by ascending ordinals."""
         cuts = np.searchsorted(rows, self.starts)
-        for stored, first, begin, end in zip(self._stored, self.starts, cuts, cuts[1:], strict=False):
-            wanted = rows[begin:end] - first
-            edges = np.searchsorted(wanted, np.arange(0, stored.header.valid + CHUNK_ROWS, CHUNK_ROWS))
-            for chunk, (low, high) in enumerate(pairwise(edges)):
-                if low < high:
-                    start = chunk * CHUNK_ROWS
-                    stop = min(start + CHUNK_ROWS, stored.header.valid)
-                    pieces.append(stored.read(name, start, stop)[wanted[low:high] - start])
+        pieces = [
+            stored.take(name, rows[begin:end] - first)
+            for stored, first, begin, end in zip(self._stored, self.starts, cuts, cuts[1:], strict=False)
+            if begin < end
+        ]
         if not pieces and self._stored:
             pieces.append(self._stored[0].read(name, 0, 0))
         return np.concatenate(pieces) if pieces else np.empty(0)

@@ -56,6 +56,7 @@ def test_rows_are_found_by_their_ordinals(
     lines = np.concatenate([one.columns["line"] + shift for one, shift in zip(saved, before, strict=True)])
     files = np.repeat([one.part.file for one in saved], [one.valid for one in saved])
     original, findings.CHUNK_ROWS = findings.CHUNK_ROWS, chunk
+    blocks, findings._BLOCK_ROWS = findings._BLOCK_ROWS, 1 + chunk % 3
     try:
         assert columns.rows == len(whole)
         assert columns.sides.tolist() == [int(file == 0) for file in files]
@@ -73,6 +74,7 @@ def test_rows_are_found_by_their_ordinals(
             assert found_lines.tolist() == lines[some].tolist()
     finally:
         findings.CHUNK_ROWS = original
+        findings._BLOCK_ROWS = blocks
 
 
 def test_a_report_of_a_part_survives_the_disk(tmp_path: Path) -> None:
