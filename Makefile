@@ -60,6 +60,9 @@ bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes
 load: setup ## A burst of uploads: each ends once and is told once
 	python benchmarks/load.py $(if $(QUICK),--quick)
 
+schemas: setup ## Renew docs/schemas and the tables of fields from the contracts
+	python -m dropforge.schemas docs
+
 image: ## Build the training image and record its digest; needs Docker
 	bash training_image/build.sh
 
@@ -70,4 +73,4 @@ clean: ## Remove what tools left behind; .venv and downloaded models stay
 	rm -rf .aws-sam .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test check faults load security bench image lock clean
+.PHONY: help setup demo test check faults load security bench schemas image lock clean

@@ -5,9 +5,12 @@ the data lies in the run bucket, at the places that `layout.RunLayout` names.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+
+# Python's own can't be configured before 3.12 (pydantic, "TypedDict").
+from typing_extensions import TypedDict
 
 from dropforge_core.model import Frozen, Tolerant
 
@@ -420,35 +423,128 @@ class Problem(Frozen):
     """One thing wrong with a dataset; entries of one kind are grouped, `lines` has the rest."""
 
     file: str
+    """Name of the file without folders; `(dataset)` where all files together are meant, the recipe's name for its faults."""
     line: int | None
+    """The first line of this kind, from 1, in the file as it was before compression; null where there is none."""
     path: str
     """JSON path such as `messages[2].content`; empty for the whole line or file."""
     code: str
+    """A stable code of docs/error-codes.md."""
     message: str
     """What was found, what was expected, how to mend it; never quotes data that may be private."""
     found: str = ""
+    """What is there."""
     expected: str = ""
+    """What should be there."""
     mend: str = ""
+    """What to do."""
     lines: tuple[int, ...] = ()
+    """All lines of this kind, the first 10,000, ascending."""
     count: int = Field(1, ge=1)
     """True number of lines of this kind, also beyond the first 10,000 in `lines`."""
+
+
+_STRICT: Final = ConfigDict(extra="forbid")
+
+
+class TokenFacts(TypedDict, total=False):
+    """How long the valid rows are under the base model."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # pydantic's place for a TypedDict's configuration
+    total: int
+    """Tokens of all valid rows."""
+    interval: tuple[int, int] | None
+    """Where the total lies with 95 % confidence; null where nothing is known of the error."""
+    exact: bool
+    """Whether every row was counted."""
+    rows_counted: int
+    """Rows that were counted one by one."""
+    longest: int
+    """Tokens of the longest row."""
+    limit: int | None
+    """The recipe's `training.max_seq_len`; null where the recipe can't be read."""
+    method: str
+    """How tokens were counted or estimated. Verdicts on single rows are exact where it is the tokenizer."""
+
+
+class DuplicateFacts(TypedDict, total=False):
+    """Rows that repeat earlier ones."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    exact: int
+    """The same row again, on the same side."""
+    near: int
+    """A prompt much like an earlier one."""
+    conflicting: int
+    """Another answer to the same prompt."""
+
+
+class LeakageFacts(TypedDict, total=False):
+    """Prompts of the evaluation files that training has seen."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    exact: int
+    """The very same prompt."""
+    near: int
+    """A prompt much like it."""
+
+
+class PrivateFacts(TypedDict, total=False):
+    """Private data and secrets; where they are stands among errors or warnings, what they are nowhere."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    rows: Mapping[str, int]
+    """Rows with something of that kind, by code."""
+
+
+class LanguageFacts(TypedDict, total=False):
+    """Languages of a sample of rows."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    sampled: int
+    """Rows looked at."""
+    told: int
+    """Rows whose language could be told."""
+    shares: Mapping[str, float]
+    """Of those, by ISO 639-1 code, the largest first."""
+
+
+class HoldoutFacts(TypedDict, total=False):
+    """What is trained on, and what is kept for the evaluation."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    basis: Literal["given", "similarity", "prompt", "row"]
+    """How rows were held out: files of their own were given, or so that these stay on one side."""
+    train: int
+    """Rows to train on."""
+    eval: int
+    """Rows held out."""
+    left_out: int
+    """Copies of held-out rows, on neither side."""
 
 
 class ValidationReport(Frozen):
     """`validation.json`, and what `dropforge validate --json` prints."""
 
     valid: bool
+    """Whether there is no error; warnings don't count."""
     format: str | None
+    """The rows' format (docs/datasets.md); null where no row could be read."""
     rows: int
+    """Rows read, valid or not."""
     bytes: int
+    """Bytes read, decompressed."""
     error_count: int
+    """Faulty lines and facts, each kind counted for itself."""
     errors: tuple[Problem, ...]
+    """What must be mended, by file, line and code; the first 1,000 kinds."""
     warnings: tuple[Problem, ...]
-    tokens: Mapping[str, Any]
-    duplicates: Mapping[str, Any]
-    leakage: Mapping[str, Any]
-    pii: Mapping[str, Any]
-    languages: Mapping[str, Any] = {}
-    """Of a sample of rows: shares by ISO 639-1 code."""
-    holdout: Mapping[str, Any] = {}
+    """What should be looked at."""
+    tokens: TokenFacts
+    duplicates: DuplicateFacts
+    leakage: LeakageFacts
+    pii: PrivateFacts
+    languages: LanguageFacts = LanguageFacts()
+    holdout: HoldoutFacts = HoldoutFacts()
     schema_version: int = 1
+    """Of this document; fields may be added to a version, none is renamed or removed."""

@@ -1,6 +1,6 @@
 """What the model was made of: training, dataset, plan and lineage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dropforge_core.contracts import Interval, Problem
@@ -259,7 +259,7 @@ def _count(value: int | None) -> str | None:
     return None if value is None else number(value)
 
 
-def _private(rows: dict[str, int] | None) -> str | None:
+def _private(rows: Mapping[str, int] | None) -> str | None:
     if rows is None:
         return None
     return ", ".join(f"{kind} in {plural(count, 'row')}" for kind, count in rows.items()) or "none found"
