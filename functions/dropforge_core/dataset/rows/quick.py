@@ -5,10 +5,11 @@ same of them. What it does not accept says nothing: the thorough path reads it.
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count_quotes
 from dropforge_core.dataset.rows.messages import Assistant, Message, System, User, encode_lines
@@ -23,7 +24,9 @@ class Taken(NamedTuple):
     """What the quick path made of some rows."""
 
     places: Sequence[int]
-    """Which of the rows these are, ascending. All others are for the thorough path."""
+    """Which of the rows these are, ascending."""
+    missing: list[int]
+    """All other rows, ascending: they are for the thorough path."""
     encoded: list[bytes]
     """Canonical JSON of messages, and behind them the rejected answer."""
     talks: list[Talk]
@@ -45,6 +48,7 @@ class _Batch(NamedTuple):
     rows: Sequence[bytes]
     text: bytes
     places: Sequence[int]
+    missing: list[int]
     decoded: list[Row]
 
 
@@ -91,7 +95,17 @@ class QuickReader:
             refused |= _repeating(batch, encoded, metas)
         signs = _judge(batch, became, signs, refused)
         texts = {at: known for at in signs if (known := layout.texts(batch.decoded[at])) is not None}
-        return Taken(batch.places, encoded, became.talks, metas, became.rejected, refused, signs, texts)
+        return Taken(
+            batch.places,
+            batch.missing,
+            encoded,
+            became.talks,
+            metas,
+            became.rejected,
+            refused,
+            signs,
+            texts,
+        )
 
     def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], int, dict[int, int]]:
         """(canonical JSON of each, quotation marks of all, signs by index)."""
@@ -110,18 +124,21 @@ class QuickReader:
                 self._one_by_one = _PATIENCE
             else:
                 if len(decoded) == len(rows):
-                    return _Batch(layout, rows, text, range(len(rows)), decoded)
+                    return _Batch(layout, rows, text, range(len(rows)), [], decoded)
         self._one_by_one = max(self._one_by_one - 1, 0)
-        some: list[Row | None] = []
+        decoded = []
+        missing: list[int] = []
         left = map(layout.decode, rows)
-        while len(some) < len(rows):
+        while len(decoded) + len(missing) < len(rows):
             # What came before an exception stays in the list, and the iterator goes on behind it.
             try:
-                some.extend(left)
+                decoded.extend(left)
             except _NOT_DECODED:
-                some.append(None)
-        places = [place for place, row in enumerate(some) if row is not None]
-        return _Batch(layout, rows, text, places, [some[place] for place in places])
+                missing.append(len(decoded) + len(missing))
+        places: list[int] = []
+        for begin, end in pairwise((-1, *missing, len(rows))):
+            places.extend(range(begin + 1, end))
+        return _Batch(layout, rows, text, places, missing, decoded)
 
 
 def _join(signs: dict[int, int], more: dict[int, int]) -> None:
@@ -136,7 +153,7 @@ class _Turns(dict[int, bytes]):
     """Number of messages to their roles: turns of user and assistant, one more message being the system's."""
 
     def __missing__(self, count: int) -> bytes:
-        roles = b"s" * (count % 2) + b"ua" * (count // 2) if count > 1 else b"?"
+        roles = b"?" if count == 1 else b"s" * (count % 2) + b"ua" * (count // 2)
         if count < 100:
             self[count] = roles
         return roles
@@ -148,23 +165,19 @@ _TURNS: Final = _Turns()
 def _out_of_order(talks: Sequence[Talk]) -> set[int]:
     """Which talks are no turns of user and assistant behind at most one system message."""
     roles = bytes(map(_LETTERS.__getitem__, map(type, chain.from_iterable(talks))))
-    if roles == b"".join(map(_TURNS.__getitem__, map(len, talks))):
-        return set()
-    wrong = set()
-    end = 0
-    for at, talk in enumerate(talks):
-        begin, end = end, end + len(talk)
-        if roles[begin:end] != _TURNS[len(talk)]:
-            wrong.add(at)
+    counts = list(map(len, talks))
+    wanted = b"".join(map(_TURNS.__getitem__, counts))
+    wrong = {at for at, count in enumerate(counts) if not count} if 0 in counts else set()
+    if roles != wanted:
+        odd = np.flatnonzero(np.frombuffer(roles, np.uint8) != np.frombuffer(wanted, np.uint8))
+        wrong.update(np.searchsorted(np.cumsum(counts), odd, side="right").tolist())
     return wrong
 
 
 def _adds_up(batch: _Batch, canonical: int) -> bool:
     """Whether no quotation mark was lost: a name that comes twice in an object takes its own along."""
     written = count_quotes(batch.text)
-    if len(batch.places) < len(batch.rows):
-        missing = set(range(len(batch.rows))).difference(batch.places)
-        written -= sum([batch.rows[place].count(b'"') for place in missing])
+    written -= sum([batch.rows[place].count(b'"') for place in batch.missing])
     return written == batch.layout.expected(batch.decoded, canonical)
 
 

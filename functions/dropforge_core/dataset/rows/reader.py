@@ -36,7 +36,7 @@ WELL_KNOWN_TOKENS: Final = frozenset(
 )
 """Looked for where the base model's own tokenizer is not at hand."""
 
-LOST_ROWS: Final = frozenset({"LINE_TOO_LONG", "CSV_FIELDS", "CSV_BROKEN", "UTF8_INVALID"})
+LOST_ROWS: Final = frozenset({"LINE_TOO_LONG", "CSV_FIELDS", "CSV_BROKEN", "UTF8_INVALID", "PARQUET_VALUE"})
 """What costs a row below the rows: what a file's reader tells of rows that it can't hand over."""
 
 
@@ -129,7 +129,7 @@ class RowReader:
         taken = self._quick.read(layout, rows, b"\n".join(rows) if start else block.text)
         self._look_back(len(taken.places) - len(taken.refused), len(rows))
         places = [start + place for place in taken.places] if start else taken.places
-        gone = self._settle(block, range(start, total), places, taken, added)
+        gone = self._settle(block, start, places, taken, added)
         lines = block.lines
         found = RowBlock(
             list(lines) if len(places) == total else [lines[place] for place in places],
@@ -156,7 +156,7 @@ class RowReader:
     def _settle(
         self,
         block: Rows,
-        span: range,
+        start: int,
         places: Sequence[int],
         taken: Taken,
         added: dict[int, tuple[int, Canonical]],
@@ -164,9 +164,8 @@ class RowReader:
         """Read what was not taken, and look at what has signs; answers what of the taken is no valid row, by index."""
         gone = set(taken.refused)
         self._thorough.rows += len(places) - len(gone)
-        untaken = {places[at] for at in gone}
-        if len(places) < len(span):
-            untaken |= set(span).difference(places)
+        untaken = [places[at] for at in gone]
+        untaken += [start + place for place in taken.missing]
         drafts = self._drafts(block, sorted(untaken))
         signed = {places[at]: at for at in taken.signs}
         for place in sorted((*drafts, *signed)):
