@@ -141,9 +141,7 @@ class Layout:
             kw_only=True,
             gc=False,
         )
-        decoder = msgspec.json.Decoder(kind)
-        self.decode: Callable[[bytes], Row] = decoder.decode
-        self.decode_lines: Callable[[bytes], list[Row]] = decoder.decode_lines
+        self.decode: Callable[[bytes], Row] = msgspec.json.Decoder(kind).decode
         # Of one name, `attrgetter` makes no tuple.
         self._values = attrgetter(*attributes, *attributes[:1]) if attributes else None
 

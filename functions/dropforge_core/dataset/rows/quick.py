@@ -12,12 +12,10 @@ import msgspec
 import numpy as np
 
 from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count_quotes
-from dropforge_core.dataset.rows.messages import Assistant, Message, System, User, encode_lines
+from dropforge_core.dataset.rows.messages import Assistant, Message, System, User, encode
 from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
 
 _NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_PATIENCE: Final = 16
-"""Blocks for which rows are decoded one by one after one row stopped the decoding of many."""
 
 
 class Taken(NamedTuple):
@@ -61,7 +59,6 @@ class QuickReader:
 
     def __init__(self, scanner: Scanner) -> None:
         self._scanner = scanner
-        self._one_by_one = 0
 
     def read(self, layout: Layout, rows: Sequence[bytes], text: bytes) -> Taken:
         """Take what can be taken.
@@ -71,8 +68,7 @@ class QuickReader:
             rows: some.
             text: the rows, joined by line breaks.
         """
-        whole, plain = self._scanner.outlines(text)
-        batch = self._decode(layout, rows, text, whole=whole)
+        batch = _decode(layout, rows, text)
         became = layout.become(batch.decoded)
         refused = set(became.refused)
         if layout.judged:
@@ -91,7 +87,7 @@ class QuickReader:
             others_signs = self._scanner.suspects(lines, metas)
             _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in others_signs.items()})
             quotes += count_quotes(lines)
-        if not plain or not _adds_up(batch, quotes):
+        if not self._scanner.is_plain(text) or not _adds_up(batch, quotes):
             refused |= _repeating(batch, encoded, metas)
         signs = _judge(batch, became, signs, refused)
         texts = {at: known for at in signs if (known := layout.texts(batch.decoded[at])) is not None}
@@ -109,36 +105,29 @@ class QuickReader:
 
     def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], int, dict[int, int]]:
         """(canonical JSON of each, quotation marks of all, signs by index)."""
-        text = encode_lines(values)
-        lines = text.split(b"\n")
+        lines = list(map(encode, values))
+        lines.append(b"")
+        text = b"\n".join(lines)
         lines.pop()
         return lines, count_quotes(text), self._scanner.suspects(text, lines)
 
-    def _decode(self, layout: Layout, rows: Sequence[bytes], text: bytes, *, whole: bool) -> _Batch:
-        if whole and not self._one_by_one:
-            # Each line is one value where each begins and ends with a brace, and there are as many values as lines: no
-            # value can go on behind a brace that another one follows.
-            try:
-                decoded = layout.decode_lines(text)
-            except _NOT_DECODED:
-                self._one_by_one = _PATIENCE
-            else:
-                if len(decoded) == len(rows):
-                    return _Batch(layout, rows, text, range(len(rows)), [], decoded)
-        self._one_by_one = max(self._one_by_one - 1, 0)
-        decoded = []
-        missing: list[int] = []
-        left = map(layout.decode, rows)
-        while len(decoded) + len(missing) < len(rows):
-            # What came before an exception stays in the list, and the iterator goes on behind it.
-            try:
-                decoded.extend(left)
-            except _NOT_DECODED:
-                missing.append(len(decoded) + len(missing))
-        places: list[int] = []
-        for begin, end in pairwise((-1, *missing, len(rows))):
-            places.extend(range(begin + 1, end))
-        return _Batch(layout, rows, text, places, missing, decoded)
+
+def _decode(layout: Layout, rows: Sequence[bytes], text: bytes) -> _Batch:
+    decoded: list[Row] = []
+    missing: list[int] = []
+    left = map(layout.decode, rows)
+    while len(decoded) + len(missing) < len(rows):
+        # What came before an exception stays in the list, and the iterator goes on behind it.
+        try:
+            decoded.extend(left)
+        except _NOT_DECODED:
+            missing.append(len(decoded) + len(missing))
+    if not missing:
+        return _Batch(layout, rows, text, range(len(rows)), missing, decoded)
+    places: list[int] = []
+    for begin, end in pairwise((-1, *missing, len(rows))):
+        places.extend(range(begin + 1, end))
+    return _Batch(layout, rows, text, places, missing, decoded)
 
 
 def _join(signs: dict[int, int], more: dict[int, int]) -> None:

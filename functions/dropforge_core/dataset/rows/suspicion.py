@@ -119,9 +119,8 @@ def _sets(off: frozenset[str], tokens: frozenset[str]) -> tuple[_Set, ...]:
 
 
 @lru_cache(maxsize=1)
-def _raw_set() -> _Set:
-    patterns = (rb"\\u0022", rb"[^}\r]\n", rb"[^}]\r\n", rb"\n[^{]")
-    return _Set([(1 if at == 0 else 2, pattern) for at, pattern in enumerate(patterns)], once=True)
+def _escaped_quote() -> _Set:
+    return _Set([(1, rb"\\u0022")], once=True)
 
 
 class Scanner:
@@ -136,16 +135,14 @@ class Scanner:
         reserved = frozenset(tokens) if "RESERVED_TOKEN" not in off else frozenset()
         self._sets = _sets(frozenset(off), reserved)
         self._scratches = [hyperscan.Scratch(one.database) for one in self._sets]
-        self._raw = _raw_set()
-        self._raw_scratch = hyperscan.Scratch(self._raw.database)
+        self._quote = _escaped_quote()
+        self._quote_scratch = hyperscan.Scratch(self._quote.database)
 
-    def outlines(self, text: bytes) -> tuple[bool, bool]:
-        r"""(whether each line of `text` begins with a brace and ends with one, whether it has `\u0022` nowhere)."""
+    def is_plain(self, text: bytes) -> bool:
+        r"""Whether no quotation mark is written as `\u0022` in JSON of any form."""
         hits: list[_Hit] = []
-        self._scan(self._raw, self._raw_scratch, text, hits, 1 << 30)
-        found = {self._raw.bits[ident] for ident, _ in hits}
-        whole = 2 not in found and text.startswith(b"{") and text.endswith((b"}", b"}\r"))
-        return whole, 1 not in found
+        self._scan(self._quote, self._quote_scratch, text, hits, 1)
+        return not hits
 
     def suspects(self, text: bytes, rows: Sequence[bytes]) -> dict[int, int]:
         r"""Signs by row, of those that have any.
