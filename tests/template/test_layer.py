@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from template_text import ROOT, functions
 
@@ -136,9 +138,6 @@ print(json.dumps({
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
 def test_parquet_is_read_whatever_compresses_it(layer: Path, codec: str) -> None:
     """A file that this environment's newer pyarrow wrote, from a stream of bytes, row group by row group."""
-    import pyarrow as pa  # noqa: PLC0415  # slow to import, and wanted here alone
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     buffer = io.BytesIO()
     table = pa.table({"prompt": ["a", "b", "c"], "messages": [[{"role": "user", "content": "x"}]] * 3})
     pq.write_table(table, buffer, compression=codec, row_group_size=2)
@@ -175,6 +174,8 @@ def test_the_layer_is_of_the_same_opinion(layer: Path, package: Path, tmp_path: 
     broken = [*rows[:300], b"{\n", *rows[:3], b'{"messages": []}\n']
     (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b"".join(broken)))
     (tmp_path / "eval.jsonl").write_bytes(b"".join(rows[300:340]))
+    table = pa.Table.from_pylist([json.loads(row) for row in rows[340:500]])
+    pq.write_table(table, tmp_path / "more.parquet", compression="zstd", row_group_size=50)
     script = f"""
 from pathlib import Path
 from dropforge_core.dataset.validation import validate
