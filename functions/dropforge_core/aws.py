@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
 
-READ_BYTES: Final = 8 * 1024 * 1024
-"""Size of a streamed read; `iter_lines` is quadratic on long lines (botocore#2774)."""
+READ_BYTES: Final = 1024 * 1024
+"""Size of a streamed read, also the least that is fetched of a range; `iter_lines` is quadratic on long lines (botocore#2774)."""
 
 
 @cache
@@ -59,7 +59,7 @@ class Bucket:
         return b"".join(self.stream(key, version_id))
 
     def stream(self, key: str, version_id: str | None = None, start: int = 0) -> Generator[bytes, None, None]:
-        """Chunks of up to 8 MiB from a byte offset to the end; nothing where the object ends before that.
+        """Chunks of up to 1 MiB from a byte offset to the end; nothing where the object ends before that.
 
         The connection goes back when the iterator is closed, read to its end or not.
 

@@ -129,7 +129,7 @@ def test_a_stream_that_is_dropped_gives_its_connection_back(connect):
     bucket = Bucket("data", s3)
     for _ in range(30):
         with closing(bucket.stream("k", start=1)) as chunks:
-            assert len(next(chunks)) == 8 << 20
+            assert len(next(chunks)) == 1 << 20
 
 
 def test_a_bus_that_refuses_is_an_error(connect):

@@ -8,6 +8,7 @@ from dropforge_core.dataset.reading.array import ArrayReader
 from dropforge_core.dataset.reading.compression import resumed, split_head, text_of
 from dropforge_core.dataset.reading.delimited import DelimitedReader
 from dropforge_core.dataset.reading.lines import LineReader
+from dropforge_core.dataset.reading.parquet import ParquetReader
 from dropforge_core.dataset.reading.parts import BOM, FileOutline, Part, outline_file
 from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES, Block, Report
 from dropforge_core.dataset.reading.source import SourceFile, opened
@@ -43,17 +44,31 @@ class PartReader:
         self._report = report
 
     def __iter__(self) -> Iterator[Block]:
+        try:
+            yield from self._rows_of_table() if self._outline.reading == "parquet" else self._rows_of_text()
+        except FileFault as fault:
+            self._report(fault.line, fault.fault)
+
+    def _rows_of_table(self) -> Iterator[Block]:
+        part, outline = self._part, self._outline
+        begin, end = (outline.size * at // outline.units for at in (part.start, part.end))
+        reader = ParquetReader(self._file, self._report, part.start, part.end)
+        try:
+            for block in reader:
+                self.bytes = int((end - begin) * reader.share)
+                yield block
+        finally:
+            self.lines, self.bytes = reader.lines, end - begin
+
+    def _rows_of_text(self) -> Iterator[Block]:
         part = self._part
         inside = part.start > 0
         with opened(self._file, part.start - inside) as stream:
-            reader: _Reader | None = None
+            reader = self._reader(stream, inside=inside)
             try:
-                reader = self._reader(stream, inside=inside)
                 yield from reader
-            except FileFault as fault:
-                self._report(fault.line, fault.fault)
             finally:
-                self.lines = reader.lines if reader else 0
+                self.lines = reader.lines
         self.bytes = max(self.bytes - inside, 0)
         if part.end < self._outline.units:
             self.bytes = min(self.bytes, part.end - part.start)

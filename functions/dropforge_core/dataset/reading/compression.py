@@ -19,10 +19,11 @@ _ZSTD_SKIPPABLE: Final = b"\x2a\x4d\x18"
 """Bytes 2 to 4 of a skippable frame; the first is 0x50 to 0x5F (RFC 8878, 3.1.2)."""
 _ZSTD_WINDOW: Final = 1 << 27
 """What `zstd --long` writes; more must be asked for by name on both sides."""
+_FEED: Final = 1 << 16
 _ZSTD_FEED: Final = 1024
 """A run of one byte takes 4 bytes for 128 KiB, and one call gives all there is: feed little."""
 
-_OTHERS: Final = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip file", b"BZh": "bzip2", b"\xfd7zX": "xz"}
+_OTHERS: Final = {b"PK\x03\x04": "a zip file", b"BZh": "bzip2", b"\xfd7zX": "xz"}
 
 
 def is_compressed(head: bytes) -> bool:
@@ -57,7 +58,7 @@ def text_of(file: SourceFile, chunks: Iterator[bytes]) -> Iterator[bytes]:
     head, whole = split_head(chunks, 4)
     if is_compressed(head):
         unpack = _gunzip if head.startswith(GZIP) else _unzstd
-        yield from _gathered(_within_ratio(unpack(whole), file.size))
+        yield from _gathered(_within_ratio(unpack(_even(whole)), file.size))
         return
     for magic, kind in _OTHERS.items():
         if head.startswith(magic):
@@ -67,6 +68,19 @@ def text_of(file: SourceFile, chunks: Iterator[bytes]) -> Iterator[bytes]:
             Fault("COMPRESSION_BROKEN", "", "a name that says compressed, and bytes that are not")
         )
     yield from whole
+
+
+def _even(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of one length: how much a broken stream gives must not depend on how it is cut."""
+    held = b""
+    for chunk in chunks:
+        held += chunk
+        whole = len(held) - len(held) % _FEED
+        for at in range(0, whole, _FEED):
+            yield held[at : at + _FEED]
+        held = held[whole:]
+    if held:
+        yield held
 
 
 def _gathered(chunks: Iterator[bytes]) -> Iterator[bytes]:

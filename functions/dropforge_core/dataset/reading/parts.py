@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from dropforge_core.dataset.faults import Fault, FileFault
+from dropforge_core.dataset.reading import parquet
 from dropforge_core.dataset.reading.compression import is_compressed, split_head, text_of
 from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES
 from dropforge_core.dataset.reading.source import Side, SourceFile, opened
@@ -50,7 +51,7 @@ class FileOutline(msgspec.Struct, frozen=True):
 
 
 def outline_file(file: SourceFile) -> FileOutline:
-    """How to read a file. Reads its beginning only, of Parquet its end."""
+    """How to read a file. Reads its beginning only, and the end of Parquet."""
     try:
         return _outline(file)
     except FileFault as fault:
@@ -90,23 +91,35 @@ def split(files: Sequence[FileOutline], part_bytes: int) -> tuple[Part, ...]:
 def _outline(file: SourceFile) -> FileOutline:
     with opened(file) as stream:
         magic, whole = split_head(stream, 4)
-        if file.kind not in ("jsonl", "json", "csv", "tsv"):
+        if file.kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
             raise FileFault(
                 Fault("FILE_KIND", "", f"a file of kind '{file.kind}'" if file.kind else "no suffix")
             )
-        text = text_of(file, whole)
-        begin, text = split_head(text, 4)
-        if is_compressed(magic) and is_compressed(begin):
-            raise FileFault(Fault("FILE_KIND", "", "a file that was compressed twice"))
-        if wide := _wide(begin):
-            raise FileFault(Fault("ENCODING_UTF16", "", wide), line=1)
-        if not begin:
-            raise FileFault(Fault("FILE_EMPTY", "", "no row"))
-        reading = _reading(file.kind, text)
-        divisible = reading == "lines" and not is_compressed(magic)
-        return FileOutline(
-            file.name, file.size, file.side, reading, divisible=divisible, units=max(file.size, 1)
+        if magic not in (parquet.MAGIC, parquet.ENCRYPTED):
+            return _outline_text(file, magic, whole)
+    return FileOutline(
+        file.name, file.size, file.side, "parquet", divisible=True, units=parquet.row_groups(file)
+    )
+
+
+def _outline_text(file: SourceFile, magic: bytes, whole: Iterator[bytes]) -> FileOutline:
+    text = text_of(file, whole)
+    begin, text = split_head(text, 4)
+    if is_compressed(magic) and is_compressed(begin):
+        raise FileFault(Fault("FILE_KIND", "", "a file that was compressed twice"))
+    if begin == parquet.MAGIC:
+        raise FileFault(
+            Fault("FILE_KIND", "", "Parquet inside a compressed file", "Parquet as it is written")
         )
+    if file.kind == "parquet" and begin:
+        raise FileFault(Fault("PARQUET_BROKEN", "", "a name that says Parquet, and bytes that are not"))
+    if wide := _wide(begin):
+        raise FileFault(Fault("ENCODING_UTF16", "", wide), line=1)
+    if not begin:
+        raise FileFault(Fault("FILE_EMPTY", "", "no row"))
+    reading = _reading(file.kind, text)
+    divisible = reading == "lines" and not is_compressed(magic)
+    return FileOutline(file.name, file.size, file.side, reading, divisible=divisible, units=max(file.size, 1))
 
 
 def _wide(begin: bytes) -> str:
