@@ -27,15 +27,16 @@ Tokenizers of SentencePiece's kind turn spaces into U+2581 and have no pre-token
 There the vocabulary does: BPE can't join over a place where no token of the vocabulary has U+2581 behind
 another character. That is looked up, token by token. A text that has U+2581 itself is not cut.
 
-A piece that is new is cut once more where the family's patterns always end a match (`_Family.inner`), around
-added tokens first, so that `today,` and `today.` cost one call between them.
+What is new is cut once more where the family's patterns always end a match (`_Family.inner`), and around added
+tokens, so that `today,` and `today.` cost one word between them. All that is new in a text goes to the tokenizer
+in one call, parted by an added token: what lies between two of them is a text of its own.
 
 Anything else, such as an unknown pattern, a normaliser that prepends or lower-cases, or another model than
 BPE, is counted as a whole. docs/adr/0007-exact-counts-by-the-word.md has the measurements.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -48,11 +49,24 @@ within a few rows."""
 LONGEST_PIECE: Final = 48
 """Characters; longer pieces hardly recur."""
 
+STRETCH: Final = 1 << 20
+"""Characters over which is watched whether pieces recur."""
+
+RETRY: Final = 32
+"""Where they don't, one text in so many is still counted by its pieces."""
+
 _NOT_A_PIECE: Final = 1 << 40
 """What a word counts for that is no piece, because white space stands beside its space. More than any text."""
 
-_SPLIT_HERE: Final = re.compile(r" (?=\S)(?<=\S )")
-"""A single space. Written so that the scan is for a plain character."""
+_SINGLE_SPACE: Final = re.compile(r" (?=\S)(?<=\S )")
+"""Written so that the scan is for a plain character."""
+
+_SINGLE_OR_LAST_SPACE: Final = re.compile(r" (?:(?=[A-Za-z])|(?=\S)(?<=\S ))")
+r"""Besides, the last of several spaces before an ASCII letter: `\s+(?!\S)` leaves it to the letter, and what stands
+before it is the same at the end of a text."""
+
+_MINDS_SPACES: Final = re.compile(r"[A-Za-z]|.*\s", re.DOTALL)
+"""An added token before which, or in which, several spaces would stay together."""
 
 _REACHES_OVER: Final = re.compile(r"\S (?:\S|\Z)")
 """An added token that could reach over a cut."""
@@ -135,6 +149,7 @@ _NASTY: Final = (
 class AddedToken(msgspec.Struct):
     """A token that is found before anything else looks at the text."""
 
+    id: int
     content: str
     special: bool = False
     normalized: bool = False
@@ -149,6 +164,7 @@ class _Model(msgspec.Struct):
     dropout: float | None = None
     continuing_subword_prefix: str | None = None
     end_of_word_suffix: str | None = None
+    unk_token: str | None = None
     vocab: msgspec.Raw = msgspec.Raw(b"{}")
 
 
@@ -282,20 +298,26 @@ def replaces_spaces(layout: Layout) -> bool:
     ]
 
 
-class _Pieces(dict[str, int]):
-    """Tokens by piece; what is not there is learnt, and kept where it may come again."""
+class _Counts(dict[str, int]):
+    """Tokens by key. What is missing counts nothing yet, and waits."""
 
-    def __init__(self, learn: Callable[[str], tuple[int, bool]]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._learn = learn
+        self.waiting: list[str] = []
 
     def __missing__(self, key: str) -> int:
-        tokens, recurs = self._learn(key)
-        if recurs:
-            if len(self) >= MOST_PIECES:
-                self.clear()
-            self[key] = tokens
-        return tokens
+        self.waiting.append(key)
+        return 0
+
+    def total(self, keys: Sequence[str]) -> int:
+        """Tokens of all keys but those that wait."""
+        return sum(map(self.__getitem__, keys))
+
+    def keep(self, found: Mapping[str, int]) -> None:
+        """Remember counts; all others are forgotten where there are too many."""
+        if len(self) + len(found) > MOST_PIECES:
+            self.clear()
+        self.update(found)
 
 
 class PieceCounter:
@@ -313,14 +335,25 @@ class PieceCounter:
         self._encode = tokenizer.encode
         self._replaced = family.replaced
         self._inner = family.inner
-        self._pieces = _Pieces(self._learn)
-        self._parts: dict[str, int] = {}
+        self._words = _Counts()
+        """By word, which stands for the word behind a space. A key that begins with a space is a text's first
+        word, without one before it; a key that ends with one is its last, which white space may end."""
+        self._texts = _Counts()
+        """By text that stands for itself."""
+        self._seen = self._new = 0
+        """Characters of the present stretch, and those of them that had to be learnt."""
+        self._turn = self._every = 1
         contents = sorted((t.content for t in layout.added_tokens if t.content), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
+        self._separator = _separator(layout.added_tokens, layout.model.unk_token)
         self._one_search = len({token.normalized for token in layout.added_tokens}) < 2
         """Added tokens are looked for at once, and not some before the normaliser and some behind it."""
         self._as_written = not layout.normalizers or not any(t.normalized for t in layout.added_tokens)
         """Added tokens are in a text if and only if its characters show them."""
+        last_too = (
+            family.inner is not None and self._as_written and not any(map(_MINDS_SPACES.match, contents))
+        )
+        self._split = (_SINGLE_OR_LAST_SPACE if last_too else _SINGLE_SPACE).split
         beside = [
             f"{left}{token}{right}"
             for token in contents[:32]
@@ -337,64 +370,139 @@ class PieceCounter:
 
     def count(self, text: str) -> int:
         """Tokens of a text, control tokens included."""
-        if not text or (self._replaced and _UNDERSCORE in text):
+        self._turn += 1
+        if self._turn % self._every or not text or (self._replaced and _UNDERSCORE in text):
             return self.whole(text)
-        words = text.split(" ")
-        # Keys of the text's ends are marked by a space, which no other key has there: nothing comes before the
-        # first word, and white space may end the last.
-        words[0] = " " + words[0]
-        words[-1] += " "
-        total = sum(map(self._pieces.__getitem__, words))
-        if total < _NOT_A_PIECE:
-            return total
-        words = _SPLIT_HERE.split(text)
-        words[0] = " " + words[0]
-        words[-1] += " "
-        return sum(map(self._pieces.__getitem__, words))
+        self._seen += len(text)
+        if self._seen > STRETCH:
+            # Some languages write no spaces, and random text never recurs.
+            self._every = RETRY if 2 * self._new > self._seen else 1
+            self._seen = self._new = 0
+        # Where white space stands beside a space, words are no pieces. These two are the usual ways.
+        if "  " not in text and "\n " not in text:
+            words = text.split(" ")
+            words[0] = " " + words[0]
+            words[-1] += " "
+            total = self._words.total(words) + self._learn_words()
+            if total < _NOT_A_PIECE:
+                return total
+        first, *others = self._split(text)
+        return self._texts.total([first, *[" " + other for other in others]]) + self._learn_texts()
 
-    def _learn(self, key: str) -> tuple[int, bool]:
-        """Tokens of one piece by its key, and whether it may come again."""
-        first, last = key.startswith(" "), key.endswith(" ")
-        body = key[first : len(key) - last]
-        if not body or (body[-1].isspace() and not last) or (body[0].isspace() and not first):
-            return _NOT_A_PIECE, True
-        text = body if first else " " + body
-        if self._inner is None:
-            return self.whole(text), len(text) <= LONGEST_PIECE
-        return self._by_parts(text)
+    def _learn_words(self) -> int:
+        """Tokens of the words that wait."""
+        waiting, self._words.waiting = self._words.waiting, []
+        if not waiting:
+            return 0
+        self._new += sum(map(len, waiting))
+        found = {key: _text_of(key) for key in waiting}
+        self._texts.total([text for text in found.values() if text is not None])
+        counts = self._learn()
+        known = {
+            key: _NOT_A_PIECE if text is None else counts[text] if text in counts else self._texts[text]
+            for key, text in found.items()
+        }
+        self._words.keep({key: tokens for key, tokens in known.items() if len(key) <= LONGEST_PIECE})
+        return sum(map(known.__getitem__, waiting))
 
-    def _by_parts(self, text: str) -> tuple[int, bool]:
-        if not self._as_written and not text.isascii():
-            return self.whole(text), len(text) <= LONGEST_PIECE
+    def _learn_texts(self) -> int:
+        """Tokens of the texts that wait."""
+        waiting = self._texts.waiting.copy()
+        if not waiting:
+            return 0
+        self._new += sum(map(len, waiting))
+        return sum(map(self._learn().__getitem__, waiting))
+
+    def _learn(self) -> dict[str, int]:
+        """Count the texts that wait, by parts."""
+        waiting, self._texts.waiting = {*self._texts.waiting}, []
+        parts = {text: self._parts(text) for text in waiting}
+        fresh = {part for found in parts.values() for part in found if part not in self._texts}
+        counts = self._count_new(fresh)
+        counts |= {
+            text: sum([counts[part] if part in counts else self._texts[part] for part in found])
+            for text, found in parts.items()
+            if found != [text]
+        }
+        self._texts.keep({text: tokens for text, tokens in counts.items() if len(text) <= LONGEST_PIECE})
+        return counts
+
+    def _parts(self, text: str) -> list[str]:
+        """A text cut where its tokens never reach over; added tokens are parts."""
+        if self._inner is None or text[1:].isalpha() or not (self._as_written or text.isascii()):
+            return [text]
         found = self._added.search(text)
         if found is None:
-            return self._sum_parts(text), len(text) <= LONGEST_PIECE
+            return self._cut(text)
         if not self._one_search:
-            return self.whole(text), False
-        total = begin = 0
+            return [text]
+        parts: list[str] = []
+        begin = 0
         while found:
             # An added token parts a text for all that comes after, so what lies between is a text of its own.
-            total += self._sum_parts(text[begin : found.start()]) + 1
+            parts += [*self._cut(text[begin : found.start()]), found[0]]
             begin = found.end()
             found = self._added.search(text, begin)
-        return total + self._sum_parts(text[begin:]), False
+        return parts + self._cut(text[begin:])
 
-    def _sum_parts(self, text: str) -> int:
-        assert self._inner is not None  # noqa: S101  # callers have looked
-        known = self._parts
-        total = known.get(text)
-        if total is not None:
-            return total
-        total = 0
-        for part in self._inner.split(text):
-            tokens = known.get(part)
-            if tokens is None:
-                tokens = self.whole(part)
-                if len(part) <= LONGEST_PIECE:
-                    known[part] = tokens
-            total += tokens
-        if len(text) <= LONGEST_PIECE:
-            known[text] = total
-        if len(known) > MOST_PIECES:
-            known.clear()
-        return total
+    def _cut(self, text: str) -> list[str]:
+        # Long texts without spaces are mostly of scripts that have none, in which little is found to cut.
+        if self._inner is None or (len(text) > LONGEST_PIECE and not text.isascii()):
+            return [text]
+        return self._inner.split(text)
+
+    def _count_new(self, texts: Iterable[str]) -> dict[str, int]:
+        """Tokens of each text, in one call as far as possible."""
+        together: list[str] = []
+        counts = {}
+        for text in texts:
+            if self._separator is not None and self._may_follow(text):
+                together.append(text)
+            else:
+                counts[text] = self.whole(text)
+        if len(together) < 2 or self._separator is None:
+            return counts | {text: self.whole(text) for text in together}
+        between, mark = self._separator
+        ids = self._encode(between.join(together), add_special_tokens=False).ids
+        ids.append(mark)
+        begin = 0
+        for text in together:
+            end = ids.index(mark, begin)
+            counts[text] = end - begin
+            begin = end + 1
+        return counts
+
+    def _may_follow(self, text: str) -> bool:
+        """Whether a text has as many tokens behind an added token as by itself, and has none in it."""
+        # A prefix, where there is one, may be for the very beginning only; before a space there is none.
+        stands = self._inner is not None or text.startswith(" ")
+        return stands and (self._as_written or text.isascii()) and self._added.search(text) is None
+
+
+def _text_of(key: str) -> str | None:
+    """The text that a word stands for; None where white space stands beside its space."""
+    first, last = key.startswith(" "), key.endswith(" ")
+    body = key[first : len(key) - last]
+    if not body or (body[-1].isspace() and not last) or (body[0].isspace() and not first):
+        return None
+    return body if first else " " + body
+
+
+def _separator(added: Sequence[AddedToken], unknown: str | None) -> tuple[str, int] | None:
+    """An added token, and its number, that is found between any two texts without an added token, and only there.
+
+    The token for what is unknown may be found inside as well.
+    """
+    for token in added:
+        usable = token.content and token.content != unknown and not token.normalized
+        if usable and not any(_meet(token.content, other.content) for other in added):
+            return token.content, token.id
+    return None
+
+
+def _meet(separator: str, other: str) -> bool:
+    """Whether another token (or the same) could be found over an end of the separator."""
+    ends = range(1, len(separator) + (other != separator))
+    return (other != separator and separator in other) or any(
+        other.endswith(separator[:length]) or other.startswith(separator[-length:]) for length in ends
+    )

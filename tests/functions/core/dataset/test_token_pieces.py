@@ -212,7 +212,7 @@ def test_most_of_a_text_is_looked_up(name):
     """A text that repeats the words of another one costs the tokenizer nothing but what is new in it."""
     _, counter = built(name)
     counter.count("the quick brown fox jumps over the lazy dog " * 3 + "end")
-    with patch.object(counter, "whole", side_effect=AssertionError):
+    with patch.object(counter, "_encode", side_effect=AssertionError):
         assert counter.count("the lazy fox jumps over the brown dog and quick end".replace(" and", "")) > 8
 
 
@@ -322,5 +322,27 @@ def test_memory_is_bounded():
         for start in range(0, 2_000, 40):
             text = " ".join(f"w{number} {number}x" for number in range(start, start + 40))
             assert counter.count(text) == len(made.encode(text).ids)
-            assert len(counter._pieces) <= 50 + 80
-            assert len(counter._parts) <= 50 + 80
+            assert len(counter._words) <= 50 + 80
+            assert len(counter._texts) <= 50 + 200
+
+
+def test_what_never_recurs_is_left_to_the_tokenizer():
+    """Where pieces are of no use most texts are counted as a whole; where they are again, none is."""
+    made, _ = built("gpt2")
+    counter = counter_of(made)
+    foreign, usual = "世界中の人々が今日も働いている" * 40, "the quick brown fox " * 40
+
+    def whole(text, times):
+        with (
+            patch.object(token_pieces, "STRETCH", 10_000),
+            patch.object(counter, "_learn_texts", return_value=0),
+            patch.object(counter, "_learn_words", wraps=counter._learn_words) as by_pieces,
+        ):
+            for number in range(times):
+                assert counter.count(text.replace("日", chr(0x4E00 + number))) > 0
+        return times - by_pieces.call_count
+
+    whole(foreign, 60)
+    assert whole(foreign, 320) == 310
+    whole(usual, 1_000)
+    assert whole(usual, 100) == 0
