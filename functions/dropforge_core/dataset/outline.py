@@ -31,6 +31,9 @@ SAMPLE_BYTES: Final = 8 << 20
 SMALL_BYTES: Final = 8 << 20
 """A dataset up to this size is looked at row by row where a larger one is sampled: a second or two of tokenising."""
 
+HEAD_BYTES: Final = 256 << 20
+"""After so much text without a row of a known format none is expected any more."""
+
 PART_BYTES: Final = 32 << 20
 """Of one part where the parts share a machine: small enough for even work, large enough for one file of findings each."""
 
@@ -46,12 +49,16 @@ class Outline(msgspec.Struct, frozen=True):
     """The format of the dataset: that of the first row that has one."""
     first: tuple[int, int] | None
     """File and line of that row."""
+    shapeless: bool
+    """Whether `HEAD_BYTES` went by without a row of a known format; the rest is not looked at."""
     compares: bool
     """Whether prompts are compared for likeness: a rule asks for it, or the hold-out is to be cut by it."""
     common: bytes
     """Features that most prompts share, little-endian 64-bit numbers; none where nothing is compared."""
     small: bool
-    """Whether every row is counted and classified, not a sample."""
+    """Whether the tokens of every row are counted, not of a sample."""
+    rows: int
+    """About how many there are, by the length of the first; fewer than there are where files are compressed."""
 
     @property
     def common_features(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
@@ -75,7 +82,7 @@ class Outline(msgspec.Struct, frozen=True):
 
     def parts(self, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
         """The dataset divided; any division gives the same report."""
-        return split(self.files, part_bytes)
+        return () if self.shapeless else split(self.files, part_bytes)
 
 
 def outline(files: Sequence[SourceFile], recipe: Recipe | None = None) -> Outline:
@@ -93,16 +100,23 @@ def outline(files: Sequence[SourceFile], recipe: Recipe | None = None) -> Outlin
     severity = severities(recipe.dataset if recipe else DatasetRules())
     given = any(head.side == "eval" for _, head in heads)
     compares = not given or {severity["NEAR_DUPLICATE"], severity["LEAKAGE_NEAR"]} != {"off"}
-    seen = _first_recognised(heads)
+    seen, shapeless = None, False
+    try:
+        seen = _first_recognised(heads)
+    except _Shapeless:
+        shapeless = True
     asked = _sample(heads, seen[0], severity) if seen and compares else []
+    size = sum(file.size for file in sources)
     return Outline(
         order=tuple(order),
         files=tuple(head for _, head in heads),
         form=seen[0] if seen else None,
-        first=seen[1:] if seen else None,
+        first=seen[1:3] if seen else None,
+        shapeless=shapeless,
         compares=compares,
         common=learn_common(asked).astype("<u8").tobytes(),
-        small=sum(file.size for file in sources) <= SMALL_BYTES,
+        small=size <= SMALL_BYTES,
+        rows=round(size / seen[3]) if seen else 0,
     )
 
 
@@ -114,13 +128,27 @@ def _blocks(heads: Sequence[tuple[SourceFile, FileOutline]]) -> Iterator[tuple[i
             yield part.file, block
 
 
-def _first_recognised(heads: Sequence[tuple[SourceFile, FileOutline]]) -> tuple[str, int, int] | None:
-    """Format, file and line of the first row that has a format."""
+class _Shapeless(Exception):
+    pass
+
+
+def _first_recognised(
+    heads: Sequence[tuple[SourceFile, FileOutline]],
+) -> tuple[str, int, int, float] | None:
+    """Format, file and line of the first row that has a format, and the bytes of a row in its block.
+
+    Raises:
+        _Shapeless: when none of many rows has.
+    """
+    read = 0
     for file, block in _blocks(heads):
+        read += len(block.text)
+        if read > HEAD_BYTES:
+            raise _Shapeless
         for line, raw in zip(block.lines, block.rows, strict=True):
             with suppress(RowBroken):
                 if raw and not raw.isspace() and (form := infer(decode_row(raw, []))):
-                    return form, file, line
+                    return form, file, line, len(block.text) / len(block.rows)
     return None
 
 

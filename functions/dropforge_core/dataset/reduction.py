@@ -20,7 +20,7 @@ from dropforge_core.dataset.likeness.columns import EVAL, TRAIN, Rows
 from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut, needed
 from dropforge_core.dataset.likeness.nearness import Pairs, near_pairs
 from dropforge_core.dataset.likeness.repeats import conflicts, leaks, repeats
-from dropforge_core.dataset.outline import Outline
+from dropforge_core.dataset.outline import HEAD_BYTES, Outline
 from dropforge_core.dataset.problems import MAX_LINES, Problems, severities
 from dropforge_core.dataset.reading.parts import Part
 from dropforge_core.dataset.tokens import TallyState, TokenTally
@@ -140,6 +140,9 @@ class _Reducer:
     def _file_faults(self) -> None:
         if not self._outline.files:
             self._add(_DATASET, Fault("FILE_NONE", "", "no data file"))
+        if self._outline.shapeless:
+            found = f"no row of a known format in the first {HEAD_BYTES >> 20} MiB"
+            self._add(_DATASET, Fault("FORMAT_UNKNOWN", "", found))
         for file in self._outline.files:
             if file.fault is not None:
                 self._problems.add(file.name, file.fault, () if file.line is None else (file.line,))

@@ -8,7 +8,7 @@ import xxhash
 from dropforge_core.dataset.balance import Balance
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.findings import Column, Findings, Tallies
-from dropforge_core.dataset.languages import LanguageMix
+from dropforge_core.dataset.languages import FEWEST_ROWS, SAMPLE, LanguageMix
 from dropforge_core.dataset.likeness.sketch import Sketcher
 from dropforge_core.dataset.outline import Outline
 from dropforge_core.dataset.problems import Notes, severities
@@ -16,6 +16,7 @@ from dropforge_core.dataset.reading.blocks import PartReader
 from dropforge_core.dataset.reading.parts import Part
 from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, Form, RowBlock, RowReader
+from dropforge_core.dataset.sampling import bound_for
 from dropforge_core.dataset.tokens import TokenCounter, TokenTally
 from dropforge_core.recipe import DatasetRules, Recipe
 
@@ -66,7 +67,9 @@ class _Surveyor:
         limit = recipe.training.max_seq_len if recipe else None
         self._tokens = TokenTally(limit, tokenizer, count_all=outline.small)
         self._balance = Balance()
-        self._languages = LanguageMix() if severity["LANGUAGE_MIX"] != "off" else None
+        # The model that tells languages takes half a second to load: not for a handful of rows.
+        told = severity["LANGUAGE_MIX"] != "off" and outline.rows >= FEWEST_ROWS
+        self._languages = LanguageMix(bound_for(outline.rows, SAMPLE)) if told else None
         self._columns = _Columns(outline, severity)
 
     def run(self, progress: Progress) -> Findings:

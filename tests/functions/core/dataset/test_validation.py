@@ -7,6 +7,7 @@ from dataset_cases import as_lines, chat, in_memory, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.recipe_problems import read_recipe
 from dropforge_core.dataset.validation import examine, validate
 from dropforge_core.recipe import Recipe
@@ -201,3 +202,20 @@ def test_no_upload_crashes_the_examination(body, name):
     report = validate([in_memory(body, name)])
     assert report.valid == (report.error_count == 0)
     assert not report.valid or report.rows >= 10
+
+
+def test_what_has_no_known_format_for_long_is_not_read_to_its_end(recipe, monkeypatch):
+    """One fault says so, whatever comes behind; a terabyte of something else costs no more than its beginning."""
+    monkeypatch.setattr("dropforge_core.dataset.outline.HEAD_BYTES", 1 << 20)
+    body = b'{"temperature": 21.5}\n' * 400_000 + as_lines(chat("now a row"))
+    read = []
+    file = SourceFile("train.jsonl", lambda start: _told(body[start:], read), len(body))
+    report = validate([file], recipe())
+    assert [problem.code for problem in report.errors] == ["FORMAT_UNKNOWN", "ROWS_TOO_FEW"]
+    assert sum(read) < len(body) / 2
+
+
+def _told(body, read):
+    for start in range(0, len(body), 1 << 16):
+        read.append(1 << 16)
+        yield body[start : start + (1 << 16)]
