@@ -80,11 +80,14 @@ Model = Annotated[
 class _Bar:
     """A bar on stderr that can tell what is being done."""
 
-    def __init__(self, bar: Progress, task: TaskID, total: int | None) -> None:
-        self._bar, self._task, self._left = bar, task, total
+    def __init__(self, bar: Progress | None, what: str, total: int | None) -> None:
+        self._bar, self._left = bar, total
+        self._task: TaskID | None = bar.add_task(what, total=total) if bar else None
 
     def advance(self, count: int) -> None:
         """So many bytes more; heads of files are read twice, which fills no bar beyond its end."""
+        if self._bar is None or self._task is None:
+            return
         if self._left is not None:
             count = min(count, self._left)
             self._left -= count
@@ -92,12 +95,16 @@ class _Bar:
 
     def describe(self, what: str) -> None:
         """What is being done now."""
-        self._bar.update(self._task, description=what)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=what)
 
 
 @contextmanager
 def _bar(terminal: Terminal, total: int | None, what: str) -> Iterator[_Bar]:
-    """A bar on stderr with rate and time left; without a total it only counts."""
+    """A bar on stderr with rate and time left; without a total it only counts, without a terminal there is none."""
+    if not terminal.is_live:
+        yield _Bar(None, what, total)
+        return
     columns = (
         "{task.description}",
         BarColumn(),
@@ -105,8 +112,8 @@ def _bar(terminal: Terminal, total: int | None, what: str) -> Iterator[_Bar]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=terminal.err, transient=True, disable=not terminal.is_live) as bar:
-        yield _Bar(bar, bar.add_task(what, total=total), total)
+    with Progress(*columns, console=terminal.err, transient=True) as bar:
+        yield _Bar(bar, what, total)
 
 
 def _reading(

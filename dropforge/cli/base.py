@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from base_model import locate
 from dropforge.cli.console import USAGE, CommandFailed
+from dropforge.cli.functions import BaseModelUnavailable, Hub, HubUnreachable, locate
 from dropforge_core.aws import Bucket
 from dropforge_core.layout import split_s3_uri
 from dropforge_core.planning import (
@@ -21,7 +21,6 @@ from dropforge_core.planning import (
     weight_bytes_of,
 )
 from dropforge_core.recipe import BaseModelRef
-from hub import BaseModelUnavailable, Hub, HubUnreachable
 
 STACK_DEFAULT: Final = "stack-default"
 """The name that stands for a base model which the recipe leaves to the stack."""

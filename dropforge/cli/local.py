@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from email.parser import BytesParser
 from email.policy import default
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
 
@@ -21,6 +21,8 @@ from dropforge.cli.upload import plan_upload, upload
 from dropforge.cli.watch import wait_for_run
 from dropforge_core import aws
 from dropforge_core.model import Frozen
+
+REPOSITORY: Final = Path(__file__).parents[2]
 
 
 class Ready(Frozen):
@@ -71,6 +73,10 @@ def local_stack(*, port: int | None, fast: bool, terminal: Terminal) -> Iterator
 
     The first SIGINT or SIGTERM leaves the block in order; a second one is Python's own, immediate.
     """
+    if not (REPOSITORY / "template.yaml").is_file():
+        raise CommandFailed(
+            "The local AWS deploys template.yaml and needs the whole repository: clone it and run `make setup` there."
+        )
     # Imported here: the engine takes seconds, and no other command needs it.
     from dropforge.local.base_models import PreparationFailed  # noqa: PLC0415
     from dropforge.local.deploy import DeploymentFailed  # noqa: PLC0415
