@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import xxhash
 
+from dropforge_core.dataset import languages, tokens
 from dropforge_core.dataset.balance import Balance
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.findings import Column, Findings, Tallies
-from dropforge_core.dataset.languages import FEWEST_ROWS, SAMPLE, LanguageMix
+from dropforge_core.dataset.languages import LanguageMix
 from dropforge_core.dataset.likeness.sketch import Sketcher
 from dropforge_core.dataset.outline import Outline
 from dropforge_core.dataset.problems import Notes, severities
@@ -17,7 +18,7 @@ from dropforge_core.dataset.reading.parts import Part
 from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, Form, RowBlock, RowReader
 from dropforge_core.dataset.sampling import bound_for
-from dropforge_core.dataset.tokens import TokenCounter, TokenTally
+from dropforge_core.dataset.tokens import PiecesDisagree, TokenCounter, TokenTally
 from dropforge_core.recipe import DatasetRules, Recipe
 
 Progress = Callable[[int], None]
@@ -43,7 +44,12 @@ def survey(  # noqa: PLR0913  # options by name
         tokenizer: the base model's; without it lengths are estimated, and said to be.
         progress: see `Progress`.
     """
-    return _Surveyor(part, files, outline, recipe, tokenizer).run(progress or (lambda _: None))
+    try:
+        return _Surveyor(part, files, outline, recipe, tokenizer).run(progress or (lambda _: None))
+    except PiecesDisagree:
+        # Counting by pieces was wrong for a row, so it may have been for others: all again, each as a whole.
+        plain = tokenizer.plain() if tokenizer else None
+        return _Surveyor(part, files, outline, recipe, plain).run(lambda _: None)
 
 
 class _Surveyor:
@@ -65,11 +71,12 @@ class _Surveyor:
         self._reader = RowReader(self._notes, form, special)
         self._blocks = PartReader(outline.source(part.file, files), head, part, self._reader.below)
         limit = recipe.training.max_seq_len if recipe else None
-        self._tokens = TokenTally(limit, tokenizer, count_all=outline.small)
+        sampled = bound_for(outline.rows, tokens.SAMPLE)
+        self._tokens = TokenTally(limit, tokenizer, count_all=outline.small, bound=sampled)
         self._balance = Balance()
         # The model that tells languages takes half a second to load: not for a handful of rows.
-        told = severity["LANGUAGE_MIX"] != "off" and outline.rows >= FEWEST_ROWS
-        self._languages = LanguageMix(bound_for(outline.rows, SAMPLE)) if told else None
+        told = severity["LANGUAGE_MIX"] != "off" and outline.rows >= languages.FEWEST_ROWS
+        self._languages = LanguageMix(bound_for(outline.rows, languages.SAMPLE)) if told else None
         self._columns = _Columns(outline, severity)
 
     def run(self, progress: Progress) -> Findings:
