@@ -151,7 +151,10 @@ class _Gathered:
             self._named(path)
         elif _MAGIC & set(str(path)):
             for fitting in _expanded(path):
-                self._sort_out(fitting)
+                if fitting.is_dir():
+                    self.take(fitting)
+                else:
+                    self._sort_out(fitting)
         else:
             raise CommandFailed(f"{path} is not there.")
 
@@ -187,16 +190,12 @@ def _is_recipe(path: Path) -> bool:
     return path.name.lower() in (RECIPE_NAME, "recipe.yml")
 
 
-def _expanded(pattern: Path) -> Iterator[Path]:
+def _expanded(pattern: Path) -> list[Path]:
     # Path.glob takes no absolute pattern.
-    found = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+    found = [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207
     if not found:
         raise CommandFailed(f"No file fits '{pattern}'.")
-    for name in found:
-        path = Path(name)
-        # `data/**` names the folders too, and their files by themselves.
-        if not path.is_dir():
-            yield path
+    return found
 
 
 def _distinct(paths: Sequence[Path], stdin_name: str | None) -> tuple[DataFile, ...]:

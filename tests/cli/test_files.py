@@ -40,6 +40,7 @@ def test_a_pattern_is_expanded_here_too(folder):
     """Quoted, it means what it means unquoted; `**` reaches into folders."""
     assert names(find([folder / "train-*.jsonl"])) == ["train-1.jsonl", "train-2.jsonl"]
     assert names(find([folder / "**" / "a*.jsonl"])) == ["all.jsonl"]
+    assert names(find([folder / "r*"])) == ["all.jsonl"]
     with pytest.raises(CommandFailed, match="No file fits"):
         find([folder / "*.parquet"])
 
