@@ -74,7 +74,8 @@ class _Surveyor:
         sampled = bound_for(outline.rows, tokens.SAMPLE)
         self._tokens = TokenTally(limit, tokenizer, count_all=outline.small, bound=sampled)
         self._balance = Balance()
-        # The model that tells languages takes half a second to load: not for a handful of rows.
+        # The model that tells languages takes half a second to load, and a millisecond for a row: not for a handful
+        # of rows, and not for many more than the sample has when all parts are merged.
         told = severity["LANGUAGE_MIX"] != "off" and outline.rows >= languages.FEWEST_ROWS
         self._languages = LanguageMix(bound_for(outline.rows, languages.SAMPLE)) if told else None
         self._columns = _Columns(outline, severity)
