@@ -1,6 +1,7 @@
 """The valid rows of one block, column by column. Nothing is made before it is asked for."""
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import compress
 from typing import Final, TypeVar
 
 from dropforge_core.dataset.rows.formats import Canonical
@@ -106,14 +107,15 @@ class RowBlock:
         """The same rows but some, given by their index in this block."""
         if not indices:
             return self
-        gone = frozenset(indices)
-        kept = [index for index in range(len(self.lines)) if index not in gone]
+        kept = bytearray(b"\1") * len(self.lines)
+        for index in indices:
+            kept[index] = 0
         return RowBlock(
-            [self.lines[index] for index in kept],
-            [self.encoded[index] for index in kept],
-            [self.talks[index] for index in kept],
-            [self.others[index] for index in kept] if self.others is not None else None,
-            [self.rejected[index] for index in kept] if self.rejected is not None else None,
+            list(compress(self.lines, kept)),
+            list(compress(self.encoded, kept)),
+            list(compress(self.talks, kept)),
+            list(compress(self.others, kept)) if self.others is not None else None,
+            list(compress(self.rejected, kept)) if self.rejected is not None else None,
         )
 
     def joined(self, places: Sequence[int], other: "RowBlock", others: Sequence[int]) -> "RowBlock":

@@ -13,16 +13,16 @@ from typing import Any, Final
 import msgspec
 
 from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.rows.messages import decode, encode
 
 MAX_DEPTH: Final = 64
 _BIDI_BYTES: Final = re.compile(rb"\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
 _BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_SPACED: Final = re.compile(rb'"[ \t\r\n]+:')
 _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
+_BEYOND_JSON: Final = re.compile(rb"NaN|Infinity|\\u[dD]")
+"""One of these is in whatever Python's own parser takes and JSON does not."""
 _AT_BYTE: Final = re.compile(r" \(byte (\d+)\)")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-_decode = msgspec.json.Decoder().decode
 
 
 class RowBroken(Exception):
@@ -41,50 +41,48 @@ def decode_row(raw: bytes, faults: list[Fault]) -> dict[str, Any]:
     Raises:
         RowBroken: when there is no object to go on with.
     """
+    return decode_and_write(raw, faults)[0]
+
+
+def decode_and_write(raw: bytes, faults: list[Fault]) -> tuple[dict[str, Any], bytes]:
+    """As `decode_row`, and the object's canonical JSON."""
     try:
-        row = _decode(raw)
+        row = decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _explain(raw, error) from None
     if type(row) is not dict:
         raise RowBroken(Fault("ROW_TYPE", "", describe(row)))
-    keys = count_keys(row)
-    if keys < 0:
+    if _many_levels(raw) and is_deep(row):
         raise RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
-    if _may_repeat_keys(raw, keys):
+    written = encode(row)
+    # A name that comes twice in an object takes its quotation marks along.
+    if quotes_of(raw) != written.count(b'"'):
         faults.extend(_duplicate_keys(raw))
     if (b"\\u" in raw or not raw.isascii()) and (b"\\u" in raw or _BIDI_BYTES.search(raw)):
         faults.extend(_characters(row, ""))
-    return row
+    return row, written
 
 
-def _may_repeat_keys(raw: bytes, keys: int) -> bool:
-    r"""Whether a row whose objects have so many keys may have written one of them twice.
-
-    A key is followed by `":` unless white space parts the two; `\":` is inside a text. So without such
-    white space, exactly as many `":` as keys, or as many as are not inside texts, rule it out.
-    """
-    if b'" :' in raw or ((b"\n" in raw or b"\t" in raw) and _SPACED.search(raw)):
-        return True
-    colons = raw.count(b'":')
-    # An escaped backslash before a quote looks like an escaped quote.
-    return colons != keys and (colons - raw.count(b'\\":') != keys or b'\\\\"' in raw)
+def quotes_of(raw: bytes) -> int:
+    r"""Quotation marks in JSON text, also those that are written as `\u0022`; -1 where that takes more than counting."""
+    written = raw.count(b'"')
+    if b"\\u0022" not in raw:
+        return written
+    # Behind a backslash this may be text about it.
+    return -1 if b"\\\\u0022" in raw else written + raw.count(b"\\u0022")
 
 
-def count_keys(value: Any, depth: int = 1) -> int:
-    """Number of keys in an object and all below it; negative where it is deeper than `MAX_DEPTH`."""
+def _many_levels(raw: bytes) -> bool:
+    """Whether there are as many brackets and braces as a row that is too deep has."""
+    return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH
+
+
+def is_deep(value: dict[str, Any] | list[Any], depth: int = 1) -> bool:
+    """Whether an object or list that is `depth` levels deep has more than `MAX_DEPTH` of them."""
     if depth > MAX_DEPTH:
-        return -(1 << 60)
-    if type(value) is dict:
-        total = len(value)
-        for inner in value.values():
-            if type(inner) is dict or type(inner) is list:
-                total += count_keys(inner, depth + 1)
-        return total
-    total = 0
-    for inner in value:
-        if type(inner) is dict or type(inner) is list:
-            total += count_keys(inner, depth + 1)
-    return total
+        return True
+    inside = value.values() if type(value) is dict else value
+    return any(is_deep(inner, depth + 1) for inner in inside if type(inner) is dict or type(inner) is list)
 
 
 def describe(value: Any) -> str:
@@ -103,8 +101,7 @@ def describe(value: Any) -> str:
 def _explain(raw: bytes, error: Exception) -> RowBroken:
     """Why the parser refused; the message never shows the row."""
     # Not by the error alone: how deep the parser goes before it gives up is the process's affair.
-    many = raw.count(b"{") + raw.count(b"[") > MAX_DEPTH
-    if isinstance(error, RecursionError) or (many and nesting(raw) > MAX_DEPTH):
+    if isinstance(error, RecursionError) or (_many_levels(raw) and nesting(raw) > MAX_DEPTH):
         return RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
     if isinstance(error, msgspec.ValidationError):
         return RowBroken(Fault("JSON_NUMBER", "", "a number beyond the range of a double"))
@@ -131,6 +128,8 @@ def _explain_text(raw: bytes, error: Exception) -> RowBroken:
         return RowBroken(Fault("UTF8_INVALID", "", where), raw.count(b"\n", 0, bad.start))
     if "\0" in text:
         return RowBroken(Fault("NUL_CHARACTER", "", f"a NUL byte at byte {raw.index(0) + 1} of the line"))
+    if not _BEYOND_JSON.search(raw):
+        return _malformed(raw, str(error))
     constants: list[str] = []
     try:
         json.loads(text, parse_constant=constants.append)

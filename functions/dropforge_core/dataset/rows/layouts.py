@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
-from dropforge_core.dataset.rows.decoding import count_keys
+from dropforge_core.dataset.rows.decoding import is_deep
 from dropforge_core.dataset.rows.formats import infer
 from dropforge_core.dataset.rows.messages import (
     Assistant,
@@ -179,10 +179,10 @@ class Layout:
             }
             if self._meta and row.meta:
                 meta |= row.meta
-                if count_keys(row.meta, 2) < 0:
+                if is_deep(row.meta, 2):
                     deep.add(at)
             for value in meta.values():
-                if (type(value) is dict or type(value) is list) and count_keys(value, 2) < 0:
+                if (type(value) is dict or type(value) is list) and is_deep(value, 2):
                     deep.add(at)
             found.append(encode_sorted(meta) if meta else b"")
         return found, deep

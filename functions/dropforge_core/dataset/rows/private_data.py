@@ -37,8 +37,10 @@ def _has_email(text: str) -> bool:
     at = text.find("@")
     while at >= 0:
         host = _HOST.match(text, at + 1)
-        if host and _is_mail(text, at, host) and _LOCAL.search(text, max(at - 64, 0), at):
-            return True
+        if host and _is_mail(text, at, host):
+            begin = max(at - 64, 0)
+            if _LOCAL.search(text, max(begin, text.rfind(" ", begin, at) + 1), at):
+                return True
         at = text.find("@", at + 1)
     return False
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
+from dropforge_core.dataset.rows.decoding import quotes_of
 from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count_quotes
 from dropforge_core.dataset.rows.messages import Assistant, Message, System, User, encode
 from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
@@ -175,12 +176,8 @@ def _repeating(batch: _Batch, encoded: Sequence[bytes], metas: Sequence[bytes] |
     found = set()
     for at, place in enumerate(batch.places):
         raw = batch.rows[place]
-        written = raw.count(b'"')
-        if b"\\u0022" in raw:
-            # Behind a backslash this is text; elsewhere it is a quotation mark.
-            written = -1 if b"\\\\u0022" in raw else written + raw.count(b"\\u0022")
         canonical = encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
-        if written != batch.layout.expected(batch.decoded[at : at + 1], canonical):
+        if quotes_of(raw) != batch.layout.expected(batch.decoded[at : at + 1], canonical):
             found.add(at)
     return found
 

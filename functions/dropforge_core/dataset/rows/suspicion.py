@@ -190,9 +190,10 @@ def _place(one: _Set, text: bytes, rows: Sequence[bytes], hits: list[_Hit], foun
             found[row] = known | bits
 
 
-def kinds_of(signs: int) -> Sequence[Kind]:
+@lru_cache(maxsize=1024)
+def kinds_of(signs: int) -> tuple[Kind, ...]:
     """The private kinds among signs."""
-    return [kind for at, kind in enumerate(KINDS) if signs >> at & 1]
+    return tuple(kind for at, kind in enumerate(KINDS) if signs >> at & 1)
 
 
 def _numbers(text: bytes, end: int) -> int:

@@ -9,9 +9,9 @@ from typing import Any, Final, Protocol
 
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.faults import Fault
-from dropforge_core.dataset.rows.decoding import RowBroken, decode_row, field
+from dropforge_core.dataset.rows.decoding import RowBroken, decode_and_write, field
 from dropforge_core.dataset.rows.formats import Canonical, canonical, infer
-from dropforge_core.dataset.rows.messages import decode, encode
+from dropforge_core.dataset.rows.messages import decode
 from dropforge_core.dataset.rows.places import lines_down
 from dropforge_core.dataset.rows.private_data import Kind
 from dropforge_core.dataset.rows.suspicion import PRIVATE, RESERVED, Scanner, kinds_of
@@ -135,14 +135,14 @@ class ThoroughReader:
             draft.blank = True
             return draft
         try:
-            draft.source = decode_row(raw, draft.faults)
+            draft.source, draft.written = decode_and_write(raw, draft.faults)
             form = self._form_of(line, draft.source)
         except RowBroken as broken:
             draft.faults = [broken.fault]
+            draft.written = b""
             draft.lines_down = broken.lines_down
             return draft
         draft.row = canonical(form, draft.source, draft.faults)
-        draft.written = encode(draft.source)
         return draft
 
     def _form_of(self, line: int, row: dict[str, Any]) -> str:
