@@ -1,12 +1,20 @@
 """The gateways, against a real HTTP endpoint."""
 
+import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import boto3
+import pyarrow as pa
 import pytest
+from pyarrow import parquet as pq
 
 from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, newest_approved_package
+from dropforge_core.dataset.reading.blocks import PartReader
+from dropforge_core.dataset.reading.parts import outline_file, split
+from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.events import RunEvent
 from dropforge_core.ledger import Status
 
@@ -130,6 +138,29 @@ def test_a_stream_that_is_dropped_gives_its_connection_back(connect):
     for _ in range(30):
         with closing(bucket.stream("k", start=1)) as chunks:
             assert len(next(chunks)) == 1 << 20
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "train.jsonl"])
+def test_parts_of_a_dataset_are_read_from_a_bucket(connect, name):
+    """Each part is read by ranges of the object, and together they are its rows."""
+    rows = [{"text": f"row {n}"} for n in range(1000)]
+    body = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    if name == "train.parquet":
+        table = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), table, row_group_size=100)
+        body = table.getvalue()
+    s3 = connect("s3")
+    s3.create_bucket(Bucket="data")
+    s3.put_object(Bucket="data", Key=name, Body=body)
+    file = SourceFile(name, partial(Bucket("data", s3).stream, name, None), len(body))
+    outline = outline_file(file)
+    parts = split([outline], len(body) // 4)
+    assert len(parts) > 3
+    found = []
+    for part in parts:
+        for block in PartReader(file, outline, part, lambda *told: pytest.fail(str(told))):
+            found += [json.loads(row) for row in block.rows]
+    assert found == rows
 
 
 def test_a_bus_that_refuses_is_an_error(connect):

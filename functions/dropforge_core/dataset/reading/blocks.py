@@ -9,11 +9,11 @@ from dropforge_core.dataset.reading.compression import resumed, split_head, text
 from dropforge_core.dataset.reading.delimited import DelimitedReader
 from dropforge_core.dataset.reading.lines import LineReader
 from dropforge_core.dataset.reading.parquet import ParquetReader
-from dropforge_core.dataset.reading.parts import BOM, FileOutline, Part, outline_file
+from dropforge_core.dataset.reading.parts import BOM, FileOutline, Part
 from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES, Block, Report
 from dropforge_core.dataset.reading.source import SourceFile, opened
 
-__all__ = ["MAX_ROW_BYTES", "Block", "PartReader", "Report", "read_blocks"]
+__all__ = ["MAX_ROW_BYTES", "Block", "PartReader", "Report"]
 
 
 class _Reader(Protocol):
@@ -99,15 +99,3 @@ class PartReader:
         for chunk in chunks:
             self.bytes += len(chunk)
             yield chunk
-
-
-def read_blocks(file: SourceFile, report: Report) -> Iterator[Block]:
-    """All rows of a file, from its beginning to its end.
-
-    What keeps the rest of a file from being read is reported, and ends the iteration.
-    """
-    outline = outline_file(file)
-    if outline.fault is not None:
-        report(outline.line, outline.fault)
-        return
-    yield from PartReader(file, outline, Part(0, 0, 0, outline.units), report)

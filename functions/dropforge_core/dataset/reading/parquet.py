@@ -87,7 +87,7 @@ class ParquetReader:
                 for batch in table.batches(index):
                     if read + batch.num_rows > group.rows:
                         raise broken("a row group with more rows than its footer tells")
-                    for block in self._blocks(table.encoder, batch, self.lines + read + 1):
+                    for block in self._blocks(table, batch, self.lines + read + 1):
                         text += len(block.text)
                         yield block
                     read += batch.num_rows
@@ -103,7 +103,7 @@ class ParquetReader:
             self.lines += group.rows
             self.share = (done + 1) / len(self._groups)
 
-    def _blocks(self, encoder: RowEncoder, batch: Any, first: int) -> Iterator[Block]:
+    def _blocks(self, table: "_Table", batch: Any, first: int) -> Iterator[Block]:
         """The rows of a batch whose first one has the number `first`."""
         count, size = batch.num_rows, unpacked_bytes(batch)
         if count == 1 and size > _ROW_BYTES:
@@ -111,7 +111,7 @@ class ParquetReader:
             return
         if count == 1 or size <= _PIECE_BYTES:
             try:
-                yield from blocks(range(first, first + count), encoder.encode(batch), self._report)
+                yield from blocks(range(first, first + count), table.encoded(batch), self._report)
             except ValueBroken as wrong:
                 if count == 1:
                     self._report(first, Fault("PARQUET_VALUE", wrong.path, wrong.found))
@@ -119,8 +119,8 @@ class ParquetReader:
             else:
                 return
         half = count // 2
-        yield from self._blocks(encoder, batch.slice(0, half), first)
-        yield from self._blocks(encoder, batch.slice(half), first + half)
+        yield from self._blocks(table, batch.slice(0, half), first)
+        yield from self._blocks(table, batch.slice(half), first + half)
 
 
 class _Table:
@@ -148,7 +148,7 @@ class _Table:
                 buffer_size=READ_BYTES,
                 coerce_int96_timestamp_unit="us",
             )
-            self.encoder = RowEncoder(self._file.schema_arrow)
+            self._encoder = RowEncoder(self._file.schema_arrow)
         except self._errors as error:
             raise FileFault(self._fault(error)) from None
 
@@ -178,6 +178,18 @@ class _Table:
             raise GroupBroken(self._fault(error)) from None
         finally:
             self._guard = None
+
+    def encoded(self, batch: Any) -> list[bytes]:
+        """The rows of a batch as JSON.
+
+        Raises:
+            ValueBroken: at a value that JSON can't hold.
+            GroupBroken: where the batch contradicts itself.
+        """
+        try:
+            return self._encoder.encode(batch)
+        except self._errors as error:
+            raise GroupBroken(self._fault(error)) from None
 
     @staticmethod
     def _batch_rows(guard: PageGuard, group: RowGroup) -> int:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -20,6 +21,7 @@ _CONVERSATION: Final = (COLUMNS | {"tools"}) - {"text"}
 _NO_FIELD_NAME: Final = re.compile(r'["\\\x00-\x1f]')
 """What msgspec does not take in the name of a field."""
 
+_UUID_BYTES: Final = 16
 _QUICK_LISTS: Final = 26
 """Version of Arrow whose `to_pylist` takes some ten nanoseconds a value; that of 20 takes a microsecond."""
 
@@ -84,11 +86,11 @@ def unpacked_bytes(batch: Any) -> int:
 
 def _column(name: str, kind: Any) -> Values:
     values = _values(kind, _shown(name), bare=name in _CONVERSATION)
-    if not holds_json(name) or not _is_text(kind):
+    if not holds_json(name):
         return values
 
     def of_json(array: Any) -> list[Any]:
-        return [parsed(name, text) if text else text for text in values(array)]
+        return [parsed(name, value) if type(value) is str else value for value in values(array)]
 
     return of_json
 
@@ -187,6 +189,11 @@ def _plain(array: Any) -> list[Any]:
 
 
 def _of_bytes(array: Any) -> list[Any]:
+    from pyarrow import types  # noqa: PLC0415
+
+    if types.is_fixed_size_binary(array.type) and array.type.byte_width == _UUID_BYTES:
+        # Arrow tells of identifiers from no other bytes of that length, and not in every version.
+        return [value if value is None else UUID(bytes=value) for value in array.to_pylist()]
     return [value if value is None else value.decode() for value in array.to_pylist()]
 
 

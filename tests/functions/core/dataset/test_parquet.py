@@ -164,6 +164,10 @@ def test_json_in_text_columns_is_read_as_in_csv():
         (2, {"messages": "[broken", "meta": ""}),
     ]
     assert faults == []
+    cells = pa.array([talk.encode()], pa.binary())
+    for column in (cells, cells.cast(pa.string()).dictionary_encode()):
+        found, _, _, _ = read(written(pa.table({"conversations": column})))
+        assert found == [(1, {"conversations": json.loads(talk)})]
     found, _, _, _ = read(written([{"prompt": talk, "completion": '{"a": 1}'}]))
     assert found == [(1, {"prompt": json.loads(talk), "completion": '{"a": 1}'})]
 
@@ -187,6 +191,7 @@ VALUES = [
     (pa.binary(), ["é".encode(), None], ["é", None]),
     (pa.large_binary(), [b"a"], ["a"]),
     (pa.binary(2), [b"ab", None], ["ab", None]),
+    (pa.binary(16), [bytes(range(16)), None], ["00010203-0405-0607-0809-0a0b0c0d0e0f", None]),
     (pa.decimal128(10, 2), [decimal.Decimal("1.50"), None], ["1.50", None]),
     (pa.date32(), [dt.date(2020, 2, 29), None], ["2020-02-29", None]),
     (pa.time32("ms"), [dt.time(1, 2, 3)], ["01:02:03"]),

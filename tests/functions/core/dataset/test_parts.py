@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dropforge_core.dataset.reading import lines, shapes
-from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, PartReader, read_blocks
+from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, PartReader
 from dropforge_core.dataset.reading.parts import BOM, FileOutline, Part, outline_file, split
 from dropforge_core.dataset.reading.source import SourceFile, local_file
 
@@ -103,7 +103,8 @@ def test_a_row_is_as_long_as_it_may_be_and_no_longer():
 def test_blocks_stay_small_whatever_the_source_gives():
     """A source that gives all at once does not make one block of it."""
     body = b'{"text":"a"}\n' * (1 << 20)
-    blocks = list(read_blocks(in_memory(body, chunk=1 << 30), lambda *_: None))
+    file = in_memory(body, chunk=1 << 30)
+    blocks = list(PartReader(file, outline_file(file), Part(0, 0, 0, len(body)), lambda *_: None))
     assert max(len(block.text) for block in blocks) <= 3 << 20
     assert sum(len(block.rows) for block in blocks) == 1 << 20
 

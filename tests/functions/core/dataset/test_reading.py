@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dropforge_core.dataset.faults import FileFault
 from dropforge_core.dataset.reading.array import ArrayReader
-from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, read_blocks
+from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, PartReader
 from dropforge_core.dataset.reading.delimited import MAX_LINE
+from dropforge_core.dataset.reading.parts import outline_file, split
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -23,11 +24,21 @@ objects = st.lists(st.dictionaries(st.text(max_size=6), json_values, max_size=4)
 pieces = st.integers(1, 40)
 
 
+def blocks_of(file, report):
+    """All of a file, and what keeps it from being read."""
+    outline = outline_file(file)
+    if outline.fault is not None:
+        report(outline.line, outline.fault)
+        return []
+    (whole,) = split([outline], 1 << 40)
+    return PartReader(file, outline, whole, report)
+
+
 def rows_of(file):
     faults = []
     rows = [
         (line, raw)
-        for block in read_blocks(file, lambda line, fault: faults.append((line, fault.code)))
+        for block in blocks_of(file, lambda line, fault: faults.append((line, fault.code)))
         for line, raw in zip(block.lines, block.rows, strict=True)
     ]
     return rows, faults
@@ -239,7 +250,7 @@ def long_window():
 def test_a_compressed_file_that_is_not_whole_is_told(packed, found, chunk):
     """What lies behind, misses or does not match is one problem of the file, beside the rows before it."""
     faults = []
-    list(read_blocks(in_memory(packed, "train.jsonl", chunk), lambda _line, fault: faults.append(fault)))
+    list(blocks_of(in_memory(packed, "train.jsonl", chunk), lambda _line, fault: faults.append(fault)))
     assert [fault.code for fault in faults] == ["COMPRESSION_BROKEN"]
     assert found in faults[0].found
 
