@@ -120,10 +120,16 @@ def reject(
     summary = f"The dataset has {report.error_count:,} error{'s'[: report.error_count > 1]}: {where}: {first.message}{more}"
     ledger.annotate(request.run_id, {"error_count": str(report.error_count)})
     shown = [
-        problem.model_dump(include={"file", "line", "code", "message"})
+        problem.model_dump(include={"file", "line", "code", "message", "count"})
         for problem in report.errors[:FIRST_FAULTS]
     ]
-    data = {"error_count": report.error_count, "first": shown, "validation_uri": s3_uri(runs.name, key)}
+    data = {
+        "error_count": report.error_count,
+        "first": shown,
+        "validation_uri": s3_uri(runs.name, key),
+        # The page is written next, by the state machine.
+        "report_uri": s3_uri(runs.name, RunLayout(run_id=request.run_id).report),
+    }
     announce(
         bus,
         "DatasetRejected",

@@ -41,6 +41,8 @@ class Env(Settings):
     slack_secret_arn: str = ""
     slack_api_url: str = "https://slack.com/api"
     slack_webhook_origin: str = "https://hooks.slack.com"
+    aws_region: str = ""
+    """Lambda sets it."""
 
 
 class BusEvent(Tolerant):
@@ -118,7 +120,7 @@ class Telling:
         try:
             sender = slack_sender(self.env)
             if isinstance(sender, SlackWebhook):
-                if body := slack.reply(self.event.detail_type, self.event.detail, self.card):
+                if body := self._reply():
                     sender.post({**body, "text": slack.headline(self.card)})
             else:
                 self._edit_message(sender)
@@ -127,12 +129,15 @@ class Telling:
         except (SlackUnavailable, ClientError, BotoCoreError) as error:
             raise NotificationFailed(str(error)) from error
 
+    def _reply(self) -> dict[str, Any] | None:
+        return slack.reply(self.event.detail_type, self.event.detail, self.card, self.env.aws_region)
+
     def _edit_message(self, bot: SlackBot) -> None:
         note = f"SLACK#{self.card.run_id}"
         shown: RunCard | None = None
         ts = self.ledger.note(note).get("holder", "")
         if not ts:
-            posted = bot.post(slack.message(self.card))
+            posted = bot.post(slack.message(self.card, self.env.aws_region))
             ts = self.ledger.claim(note, posted)
             if ts == posted:
                 shown = self.card
@@ -142,13 +147,13 @@ class Telling:
             newest = load_card(self.ledger.note(f"CARD#{self.card.run_id}").get("card"), self.event.detail)
             if newest == shown:
                 break
-            bot.update(ts, slack.message(newest))
+            bot.update(ts, slack.message(newest, self.env.aws_region))
             shown = newest
-        if body := slack.reply(self.event.detail_type, self.event.detail, self.card):
+        if body := self._reply():
             bot.post(body, thread_ts=ts)
 
     def by_email(self) -> None:
-        mail = email.compose(self.event.detail_type, self.card)
+        mail = email.compose(self.event.detail_type, self.card, self.env.aws_region)
         if mail is None:
             return
         try:

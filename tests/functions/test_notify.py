@@ -338,3 +338,22 @@ def test_nobody_listening_is_unavailable() -> None:
     with pytest.raises(SlackUnavailable):
         bot.post({"text": "x"})
     assert "xoxb-hidden" not in repr(bot)
+
+
+def test_a_rejection_is_told_with_its_lines_and_a_link(stack: Stack, slack: FakeSlack) -> None:
+    """The card, its thread and the e-mail name the first faults and where a person can read all of them."""
+    stack.patch.setenv("AWS_REGION", "eu-central-1")
+    first = [
+        {"file": "train.jsonl", "line": 7, "code": "ROLE_ORDER", "message": "found two users", "count": 3}
+    ]
+    page = f"s3://runs/runs/{RUN}/report/index.html"
+    tell("DatasetRejected", "DATASET_REJECTED", error_count=9, first=first, report_uri=page)
+    tell("RunEnded", "DATASET_REJECTED", event_id="e2", report_uri=page)
+    address = f"https://eu-central-1.console.aws.amazon.com/s3/object/runs?region=eu-central-1&prefix=runs/{RUN}/report/index.html"
+    card, reply = json.dumps(slack.calls[0][1]), json.dumps(slack.calls[1][1])
+    (mail,) = stack.mails()
+    for said in (card, reply, mail["Message"]):
+        assert "train.jsonl:7" in said
+        assert "(and 2 more like it)" in said
+        assert "and 6 more" in said
+        assert address in said

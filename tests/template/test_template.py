@@ -23,6 +23,8 @@ HANDLERS: Final = sorted(
     )
 )
 OF_THE_LIBRARY: Final = {"POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "LOG_LEVEL"}
+OF_LAMBDA: Final = frozenset({"AWS_REGION"})
+"""Lambda sets these for every function."""
 OVERRIDES: Final = {"HF_ENDPOINT", "SLACK_API_URL", "SLACK_WEBHOOK_ORIGIN"}
 """Addresses of the outside world, which have one value in the cloud and another in tests."""
 
@@ -89,7 +91,7 @@ def test_a_function_is_given_the_variables_that_it_reads(module: str) -> None:
     """Those that its settings declare, and none besides."""
     given = set(template()["Globals"]["Function"]["Environment"]["Variables"])
     given |= set(functions()[module]["Environment"]["Variables"])
-    assert given - OF_THE_LIBRARY == set(_settings(module)) - OVERRIDES
+    assert given - OF_THE_LIBRARY == set(_settings(module)) - OVERRIDES - OF_LAMBDA
     assert functions()[module]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] == module
 
 

@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
+
+from pydantic import Field, ValidationError
 
 from dropforge_core.events import DetailType, RunEvent
 from dropforge_core.ledger import Status, rank
+from dropforge_core.messages.lines import place
 from dropforge_core.messages.wording import known
 from dropforge_core.model import Frozen, Tolerant
 
@@ -20,10 +24,21 @@ class Fault(Tolerant):
     line: int | None = None
     code: str = ""
     message: str = ""
+    count: int = Field(1, ge=1)
+    """Lines of this kind."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return place(self.file, self.line)
+
+    @property
+    def others(self) -> str:
+        """How many lines are like it; empty where there are none."""
+        return f"(and {self.count - 1:,} more like it)" if self.count > 1 else ""
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line is not None else self.file
-        return f"{where}  {self.code}  {self.message}".strip()
+        return "  ".join(filter(None, (self.where, self.code, self.message, self.others)))
 
 
 class RunCard(Frozen):
@@ -40,6 +55,13 @@ class RunCard(Frozen):
     facts: Mapping[str, str] = {}
     faults: tuple[Fault, ...] = ()
     error_count: int = 0
+    report_uri: str = ""
+    """`s3://` of the page for people; it is there when the run has ended."""
+
+    @property
+    def faults_left(self) -> int:
+        """Faulty lines that none of `faults` stands for."""
+        return max(0, self.error_count - sum(fault.count for fault in self.faults))
 
     def after(self, kind: DetailType, event: RunEvent, redrive: int = 0) -> "RunCard":
         """The card once `event` is known.
@@ -58,6 +80,7 @@ class RunCard(Frozen):
             facts={**self.facts, **facts_of(kind, event.data)},
             faults=_faults(event.data) if rejected else self.faults,
             error_count=int(number(event.data, "error_count") or 0) if rejected else self.error_count,
+            report_uri=text(event.data, "report_uri") or self.report_uri,
         )
 
 
@@ -70,7 +93,12 @@ def _faults(data: Mapping[str, Any]) -> tuple[Fault, ...]:
     listed = data.get("first")
     if not isinstance(listed, list | tuple):
         return ()
-    return tuple(Fault.model_validate(entry) for entry in listed[:FAULTS_KEPT] if isinstance(entry, Mapping))
+    found = []
+    for entry in listed[:FAULTS_KEPT]:
+        # Other programs may write events of their own.
+        with suppress(ValidationError):
+            found.append(Fault.model_validate(entry))
+    return tuple(found)
 
 
 def number(data: Mapping[str, Any], name: str) -> float | None:
@@ -141,7 +169,6 @@ def facts_of(kind: DetailType, data: Mapping[str, Any]) -> dict[str, str]:
                 "Spent": dollars(spent) if spent is not None else "",
                 "Package": text(data, "package_arn"),
                 "Same as run": text(data, "duplicate_of"),
-                "Report": text(data, "report_uri"),
             }
         case "DatasetRejected" | "TrainingProgressed" | "RunDiagnosed":
             pass  # their message says it all; faults have a place of their own on the card

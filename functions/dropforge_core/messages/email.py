@@ -6,6 +6,7 @@ from typing import Final
 
 from dropforge_core.events import DetailType
 from dropforge_core.messages.card import RunCard
+from dropforge_core.messages.links import console_link
 from dropforge_core.messages.wording import next_step, phrase
 from dropforge_core.model import Frozen
 
@@ -28,15 +29,19 @@ class Email(Frozen):
     body: str
 
 
-def compose(kind: DetailType, card: RunCard) -> Email | None:
-    """The e-mail for this event, or None where the event is not worth one."""
+def compose(kind: DetailType, card: RunCard, region: str = "") -> Email | None:
+    """The e-mail for this event, or None where the event is not worth one. `region` is that of the run bucket."""
     if kind not in MAILED:
         return None
     lines = [card.message or f"{card.model}: {phrase(card.status)}.", ""]
     lines += [f"  {label + ':':<15}{value}" for label, value in card.facts.items()]
     if card.faults:
-        lines += ["", f"Faults ({card.error_count}), the first {len(card.faults)}:"]
+        first = f", the first {len(card.faults)}" if card.faults_left else ""
+        lines += ["", f"Faults ({card.error_count:,}){first}:"]
         lines += [f"  {fault}" for fault in card.faults]
+        lines += [f"  and {card.faults_left:,} more"] if card.faults_left else []
+    if url := console_link(card.report_uri, region):
+        lines += ["", f"{'All faults, with their lines' if card.faults else 'Report'}: {url}"]
     if step := next_step(card.status, card.run_id):
         lines += ["", step]
     lines += ["", f"Run {card.run_id} of model {card.model}."]

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from dropforge_core.events import DetailType, RunEvent
-from dropforge_core.messages.card import RunCard, facts_of
+from dropforge_core.messages.card import Fault, RunCard, facts_of
+from dropforge_core.messages.links import console_link
 from dropforge_core.messages.wording import next_step, phrase, tone
 
 HEADER_MAX: Final = 150
@@ -53,8 +54,8 @@ def headline(card: RunCard) -> str:
     return cut(escape(f"{card.model}: {phrase(card.status)}"), HEADER_MAX)
 
 
-def blocks(card: RunCard) -> list[dict[str, Any]]:
-    """The run's one message; it is edited in place as the card grows."""
+def blocks(card: RunCard, region: str = "") -> list[dict[str, Any]]:
+    """The run's one message; it is edited in place as the card grows. `region` is that of the run bucket."""
     shown: list[dict[str, Any]] = [
         {
             "type": "section",
@@ -65,8 +66,8 @@ def blocks(card: RunCard) -> list[dict[str, Any]]:
         shown.append({"type": "section", "text": plain(card.message)})
     if card.facts:
         shown.append({"type": "section", "fields": _fields(list(card.facts.items()))})
-    if card.faults:
-        shown.append({"type": "section", "text": plain(_faults(card))})
+    shown += _faults(card)
+    shown += _link(card, region)
     footer = [f"run {card.run_id}"]
     if step := next_step(card.status, card.run_id):
         footer.append(step)
@@ -81,27 +82,61 @@ def _fields(facts: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
-def _faults(card: RunCard) -> str:
-    lines = [str(fault) for fault in card.faults]
-    left = card.error_count - len(lines)
-    return "\n".join([*lines, *([f"and {left} more"] if left > 0 else [])])
+def _faults(card: RunCard) -> list[dict[str, Any]]:
+    """The first faults as a list. Rich text is never parsed for markup, so that nothing needs escaping."""
+    if not card.faults:
+        return []
+    items = [_section(_fault(fault)) for fault in card.faults]
+    shown: list[dict[str, Any]] = [{"type": "rich_text_list", "style": "bullet", "elements": items}]
+    if card.faults_left:
+        shown.append(_section([_words(f"and {card.faults_left:,} more")]))
+    return [{"type": "rich_text", "elements": shown}]
 
 
-def reply(kind: DetailType, event: RunEvent, card: RunCard) -> dict[str, Any] | None:
+def _fault(fault: Fault) -> list[dict[str, Any]]:
+    return [
+        *([_words(fault.where, code=True), _words(" ")] if fault.where else []),
+        *([_words(fault.code, bold=True), _words(" ")] if fault.code else []),
+        _words(f"{fault.message} {fault.others}".strip() or "a fault"),
+    ]
+
+
+def _link(card: RunCard, region: str) -> list[dict[str, Any]]:
+    """Where to read on; nothing while there is no page."""
+    url = console_link(card.report_uri, region)
+    if not url:
+        return []
+    told = f"All {card.error_count:,} faults, with their lines" if card.error_count > 1 else "The report"
+    return [{"type": "rich_text", "elements": [_section([{"type": "link", "url": url, "text": told}])]}]
+
+
+def _section(elements: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "rich_text_section", "elements": elements}
+
+
+def _words(value: str, **style: bool) -> dict[str, Any]:
+    return {"type": "text", "text": cut(value, TEXT_MAX), **({"style": style} if style else {})}
+
+
+def reply(kind: DetailType, event: RunEvent, card: RunCard, region: str = "") -> dict[str, Any] | None:
     """Body of the thread's line for this event, or None where the edit says it all."""
     if kind not in REPLIES:
         return None
     lines = [event.message or phrase(event.status)]
     lines += [f"{label}: {value}" for label, value in facts_of(kind, event.data).items()]
-    if kind == "DatasetRejected" and card.faults:
-        lines.append(_faults(card))
-    said = "\n".join(lines)
-    return {
-        "text": cut(escape(lines[0]), TEXT_MAX),
-        "blocks": [{"type": "section", "text": plain(said)}],
-    }
+    said: list[dict[str, Any]] = [{"type": "section", "text": plain("\n".join(lines))}]
+    if kind == "DatasetRejected":
+        said += _faults(card)
+    if kind in ("DatasetRejected", "RunEnded"):
+        said += _link(card, region)
+    return {"text": cut(escape(lines[0]), TEXT_MAX), "blocks": said}
 
 
-def message(card: RunCard) -> dict[str, Any]:
+def message(card: RunCard, region: str = "") -> dict[str, Any]:
     """Body of the run's message: blocks, and the text that a phone shows."""
-    return {"text": headline(card), "blocks": blocks(card), "unfurl_links": False, "unfurl_media": False}
+    return {
+        "text": headline(card),
+        "blocks": blocks(card, region),
+        "unfurl_links": False,
+        "unfurl_media": False,
+    }

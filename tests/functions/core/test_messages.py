@@ -1,7 +1,8 @@
 """Cards, Slack blocks and e-mails: what people read is complete, in order, and never markup of a stranger."""
 
 import json
-from typing import get_args
+from typing import Any, get_args
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,13 @@ from dropforge_core.events import DetailType, RunEvent
 from dropforge_core.ledger import Status
 from dropforge_core.messages import email, slack
 from dropforge_core.messages.card import RunCard, dollars, duration, load_card, size
+from dropforge_core.messages.lines import also_on
+from dropforge_core.messages.links import console_link
 from dropforge_core.messages.told import told_as
 from dropforge_core.messages.wording import PHRASES, next_step, phrase, tone
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
+REGION = "eu-central-1"
 KINDS = get_args(DetailType)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
@@ -26,6 +30,8 @@ FIELDS = st.sampled_from(
         "objects",
         "bytes",
         "first",
+        "error_count",
+        "report_uri",
         "cost_expected",
         "hours",
         "rows_train",
@@ -144,9 +150,9 @@ def test_no_event_breaks_a_message(events: list[tuple[DetailType, RunEvent]]) ->
     for kind, happened in events:
         card = card.after(kind, happened)
         assert load_card(card.model_dump_json(), happened) == card
-        for shown in filter(None, [slack.message(card), slack.reply(kind, happened, card)]):
+        for shown in filter(None, [slack.message(card, REGION), slack.reply(kind, happened, card, REGION)]):
             _keeps_slack_limits(shown)
-        if mail := email.compose(kind, card):
+        if mail := email.compose(kind, card, REGION):
             assert len(mail.subject) < 100
             assert mail.subject.isascii()
             assert mail.subject.isprintable()
@@ -155,6 +161,9 @@ def test_no_event_breaks_a_message(events: list[tuple[DetailType, RunEvent]]) ->
 
 def _keeps_slack_limits(shown: dict[str, object]) -> None:
     for block in json.loads(json.dumps(shown))["blocks"]:
+        if block["type"] == "rich_text":
+            _is_rich_text(block)
+            continue
         assert block["type"] in {"section", "context"}
         texts = [
             *([block["text"]] if "text" in block else []),
@@ -170,6 +179,20 @@ def _keeps_slack_limits(shown: dict[str, object]) -> None:
                 assert ">" not in text["text"]
 
 
+def _is_rich_text(block: dict[str, Any]) -> None:
+    """Lists and sections of texts and links, none of them empty (Block Kit reference, rich text)."""
+    sections = []
+    for part in block["elements"]:
+        assert part["type"] in {"rich_text_list", "rich_text_section"}
+        sections += part["elements"] if part["type"] == "rich_text_list" else [part]
+    for section in sections:
+        assert section["type"] == "rich_text_section"
+        for element in section["elements"]:
+            assert element["type"] in {"text", "link"}
+            assert 1 <= len(element["text"]) <= 3000
+            assert element["type"] == "text" or element["url"].startswith("https://")
+
+
 def test_what_was_uploaded_is_never_markup() -> None:
     """A mention, a link or an ampersand in a message stays text in Slack."""
     evil = "<!channel> & <https://evil|click>"
@@ -182,18 +205,90 @@ def test_what_was_uploaded_is_never_markup() -> None:
     assert body["text"] == "&lt;!channel&gt; &amp; &lt;https://evil|click&gt;"
 
 
+FAULTS = [
+    {
+        "file": "train.jsonl",
+        "line": 7,
+        "code": "ROLE_ORDER",
+        "message": "found <b>two</b> users",
+        "count": 4212,
+    },
+    {"file": "train.jsonl", "line": 9, "code": "JSON_INVALID", "message": "found a comma"},
+    {"file": "(dataset)", "line": None, "code": "ROWS_TOO_FEW", "message": "found 3 of 4 rows", "count": 1},
+]
+PAGE = f"s3://runs/runs/{RUN}/report/index.html"
+LINK = f"https://{REGION}.console.aws.amazon.com/s3/object/runs?region={REGION}&prefix=runs/{RUN}/report/index.html"
+
+
 def test_a_rejected_dataset_is_told_with_its_faults() -> None:
-    """Slack and e-mail name file, line, code and message, and how many more there are."""
-    faults = [{"file": "a.jsonl", "line": n, "code": "E_JSON", "message": "not JSON"} for n in range(1, 8)]
+    """Slack and e-mail name file, line, code and message, how many are alike, how many more, and where all are."""
     card = card_of(
-        ("DatasetRejected", event("DATASET_REJECTED", "12 faults.", error_count=12, first=faults)),
-        ("RunEnded", event("DATASET_REJECTED", "12 faults.")),
+        (
+            "DatasetRejected",
+            event("DATASET_REJECTED", "Faults.", error_count=4220, first=FAULTS, report_uri=PAGE),
+        ),
+        ("RunEnded", event("DATASET_REJECTED", "Faults.", report_uri=PAGE)),
     )
+    mail = email.compose("RunEnded", card, REGION)
+    assert mail is not None
+    assert (
+        "Faults (4,220), the first 3:\n"
+        "  train.jsonl:7  ROLE_ORDER  found <b>two</b> users  (and 4,211 more like it)\n"
+        "  train.jsonl:9  JSON_INVALID  found a comma\n"
+        "  (dataset)  ROWS_TOO_FEW  found 3 of 4 rows\n"
+        "  and 6 more\n\n"
+        f"All faults, with their lines: {LINK}\n"
+    ) in mail.body
+    assert email.compose("DatasetRejected", card, REGION) is None
+    rich = [block for block in slack.blocks(card, REGION) if block["type"] == "rich_text"]
+    lines = [
+        "".join(element["text"] for element in item["elements"])
+        for item in rich[0]["elements"][0]["elements"]
+    ]
+    assert lines == [
+        "train.jsonl:7 ROLE_ORDER found <b>two</b> users (and 4,211 more like it)",
+        "train.jsonl:9 JSON_INVALID found a comma",
+        "(dataset) ROWS_TOO_FEW found 3 of 4 rows",
+    ]
+    assert rich[0]["elements"][1]["elements"][0]["text"] == "and 6 more"
+    (link,) = rich[1]["elements"][0]["elements"]
+    assert link == {"type": "link", "url": LINK, "text": "All 4,220 faults, with their lines"}
+    reply = slack.reply("DatasetRejected", event("DATASET_REJECTED", "Faults."), card, REGION)
+    assert reply is not None
+    assert reply["blocks"][1:] == rich
+
+
+def test_a_few_faults_are_all_of_them() -> None:
+    """Where everything is listed, nothing says 'the first' or 'more'."""
+    told = event("DATASET_REJECTED", "Faults.", error_count=2, first=FAULTS[1:])
+    card = card_of(("DatasetRejected", told), ("RunEnded", event("DATASET_REJECTED")))
     mail = email.compose("RunEnded", card)
     assert mail is not None
-    assert "Faults (12), the first 5:\n  a.jsonl:1  E_JSON  not JSON" in mail.body
-    assert "and 7 more" in json.dumps(slack.blocks(card))
-    assert email.compose("DatasetRejected", card) is None
+    assert "Faults (2):\n" in mail.body
+    assert " more" not in mail.body.partition("Mend")[0]
+    assert "more" not in json.dumps(slack.blocks(card))
+
+
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("eu-central-1", "eu-central-1.console.aws.amazon.com"),
+        ("cn-north-1", "cn-north-1.console.amazonaws.cn"),
+        ("us-gov-west-1", "console.amazonaws-us-gov.com"),
+    ],
+)
+def test_a_link_opens_for_who_may_read(region: str, host: str) -> None:
+    """It goes to the console of the bucket's partition, carries no signature, and survives any key."""
+    link = urlsplit(console_link("s3://my-runs/runs/a b&c=d/é.html", region))
+    assert (link.scheme, link.netloc, link.path) == ("https", host, "/s3/object/my-runs")
+    assert parse_qs(link.query) == {"region": [region], "prefix": ["runs/a b&c=d/é.html"]}
+
+
+@pytest.mark.parametrize("uri", ["", "s3://", "s3://bucket", "s3://bucket/", "https://evil", "runs/x"])
+def test_what_is_no_object_has_no_link(uri: str) -> None:
+    """A message never shows an address that leads nowhere."""
+    assert console_link(uri, REGION) == ""
+    assert console_link("s3://bucket/key", "") == ""
 
 
 def test_terminal_escapes_do_not_reach_an_email() -> None:
@@ -238,3 +333,18 @@ def test_amounts_read_well() -> None:
         "380 kB",
         "2.4 GB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "count", "said"),
+    [
+        ((7,), 1, ""),
+        ((7, 9), 2, "Also on line 9."),
+        ((7, 9, 11), 3, "Also on lines 9, 11."),
+        (tuple(range(1, 101)), 4212, "Also on lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 4,201 more."),
+        ((), 5, "And 4 more like it."),
+    ],
+)
+def test_other_lines_in_words(lines: tuple[int, ...], count: int, said: str) -> None:
+    """A few are named, the others counted, and the first one is not told again."""
+    assert also_on(lines, count) == said
