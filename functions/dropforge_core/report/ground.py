@@ -6,13 +6,12 @@ from typing import Final
 from dropforge_core.contracts import Interval, Problem
 from dropforge_core.report.charts import loss_chart
 from dropforge_core.report.documents import RunDocuments
+from dropforge_core.report.faults import problems_table
 from dropforge_core.report.figures import DASH, duration, money, number, plural, size
 from dropforge_core.report.markup import Markup, tag
 from dropforge_core.report.section import facts, missing, section, table
 from dropforge_core.report.spending import actual_cost, job_cost, training_seconds
 
-PROBLEMS_AT_MOST: Final = 200
-"""Kinds of faults in the table; validation.json has all."""
 _STOPPED: Final = {
     "end": "trained to its end",
     "early_stopping": "stopped early: the held-out loss rose",
@@ -96,31 +95,19 @@ def dataset_section(run: RunDocuments) -> Markup:
                 ("Private data", _private(found.pii.get("rows"))),
             ]
         ),
-        _problems("Faults", found.errors, found.error_count),
-        _problems("Warnings", found.warnings, len(found.warnings)),
+        _warnings(found.warnings),
     )
 
 
-def _problems(title: str, problems: Sequence[Problem], count: int) -> Markup | None:
+def _warnings(problems: Sequence[Problem]) -> Markup | None:
     if not problems:
         return None
-    rows = [
-        (
-            tag("code", one.code),
-            tag("code", f"{one.file}:{one.line}" if one.line is not None else one.file),
-            tag("code", one.path) if one.path else DASH,
-            (one.message, tag("small", one.mend) if one.mend and one.mend not in one.message else None),
-            number(one.count),
-        )
-        for one in problems[:PROBLEMS_AT_MOST]
-    ]
-    more = len(problems) - len(rows)
+    count = sum(problem.count for problem in problems)
     return tag(
         "details",
-        tag("summary", f"{title} ({number(count)})"),
-        table(("Code", "First at", "Path", "What, and how to mend it", "Lines"), rows, numeric=(4,)),
-        tag("p", f"{plural(more, 'further kind')} in validation.json.", class_="muted") if more else None,
-        open=title == "Faults" or len(rows) <= 5,
+        tag("summary", f"Warnings ({number(count)})"),
+        problems_table(problems),
+        open=len(problems) <= 5,
     )
 
 

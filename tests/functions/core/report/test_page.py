@@ -1,11 +1,14 @@
 """The page: whole, safe, and honest about what is missing."""
 
+import base64
+import hashlib
 import re
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import pytest
 
+from dropforge_core.contracts import Problem
 from dropforge_core.gate.examples import Answer, Example, ExampleAnswers
 from dropforge_core.ledger import Status
 from dropforge_core.report import RunDocuments, render
@@ -21,7 +24,7 @@ ATTACKS = (
     "\u202egnp.exe\x00\x1b[31m",
     "<!-- --><svg/onload=alert(1)>",
 )
-VOID = {"meta", "br", "hr"}
+VOID = {"meta", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
@@ -53,10 +56,17 @@ class Page(HTMLParser):
 
 def checked(run):
     """The parsed page, after what must hold of every page."""
-    page = Page(render(run))
+    written = render(run)
+    page = Page(written)
     assert not page.unbalanced
     assert not page.open
-    assert not {"script", "iframe", "img", "link", "object", "form", "a"} & set(page.tags)
+    assert not {"iframe", "img", "link", "object", "form", "a"} & set(page.tags)
+    # One script at most, the one that the policy names by its hash.
+    scripts = re.findall(r"<script>(.*?)</script>", written, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
+    (policy,) = (value for _, value in page.attributes if value and value.startswith("default-src 'none'"))
+    assert [f"script-src 'sha256-{one}'" in policy for one in hashes] == [True] * page.tags.count("script")
+    assert len(hashes) == policy.count("script-src") <= 1
     for name, value in page.attributes:
         assert not name.startswith("on")
         assert name not in {"src", "href", "srcset", "action"}
@@ -110,6 +120,49 @@ def test_a_rejected_dataset_shows_its_faults_first(rejected):
     assert "Found 'bot'" in told
     assert told.index("UNKNOWN_ROLE") < told.index("Lineage")
     assert "The run ended before: plan, training, evaluation, answers, decision." in told
+
+
+def problem(number, **fields):
+    known = {"file": "train.jsonl", "line": number, "path": "", "code": f"CODE_{number}", "message": "m."}
+    return Problem.model_validate(known | fields)
+
+
+def with_faults(run, *problems):
+    count = sum(one.count for one in problems)
+    return replace(
+        run, validation=run.validation.model_copy(update={"errors": problems, "error_count": count})
+    )
+
+
+def test_every_kind_of_fault_is_on_the_page_and_can_be_searched(rejected):
+    """A thousand kinds are a thousand rows; a search comes with them, and not with a few."""
+    many = checked(with_faults(rejected, *(problem(n) for n in range(1, 1001))))
+    assert {f"CODE_{n}" for n in range(1, 1001)} <= set(many.texts)
+    assert (many.tags.count("input"), many.tags.count("script")) == (1, 1)
+    few = checked(with_faults(rejected, problem(1), problem(2)))
+    assert (few.tags.count("input"), few.tags.count("script")) == (0, 0)
+
+
+def test_lines_are_told_in_runs_and_the_page_stays_small(rejected):
+    """Neighbouring lines are one run; what is left of very many says that there is more."""
+    lines = (7, 9, 10, 11, 12, 20)
+    told = text_of(checked(with_faults(rejected, problem(7, lines=lines, count=6))))
+    assert "6 lines also 9\u201312, 20 " in told
+    odd = tuple(range(1, 20_001, 2))
+    pages = [
+        len(render(with_faults(rejected, *(problem(n, lines=odd, count=90_000) for n in range(1, kinds)))))
+        for kinds in (2, 1001)
+    ]
+    assert "90 000 lines" in text_of(checked(with_faults(rejected, problem(1, lines=odd, count=90_000))))
+    assert pages[1] < 500_000
+
+
+def test_what_was_found_stands_apart_from_how_to_mend_it(rejected):
+    """Path, finding and expectation are a sentence; the mend is another."""
+    one = problem(3, path="messages[0].role", found="role 'usr'", expected="user", mend="Rename it.")
+    assert "messages[0].role : found role 'usr', expected user. Rename it." in text_of(
+        checked(with_faults(rejected, one))
+    )
 
 
 def test_a_failure_tells_its_diagnosis(failed):
