@@ -116,7 +116,7 @@ class Conversation:
         path = f"[{index}].content"
         if type(content) is list:
             content = self._joined(content, path)
-        if content is None and "tool_calls" in message:
+        if content is None and message.get("tool_calls"):
             return ""
         if "content" not in message:
             self._fault("FIELD_MISSING", path, "no content")
@@ -139,7 +139,7 @@ class Conversation:
 
     def _extras(self, message: dict[str, Any], out: dict[str, Any], index: int, *, placed: bool) -> None:
         role: str = out["role"]
-        for name in message.keys() - _KNOWN:
+        for name in [name for name in message if name not in _KNOWN]:
             self._fault("FIELD_IGNORED", f"[{index}].{field(name)}", "a field that no chat template reads")
         if type(message.get("name")) is str:
             out["name"] = message["name"]

@@ -88,7 +88,7 @@ def _meta(row: dict[str, Any], used: frozenset[str], faults: list[Fault]) -> dic
     return {**rest, **own} if type(own) is dict else rest
 
 
-def _tools(row: dict[str, Any], faults: list[Fault]) -> frozenset[str] | None:
+def tool_names(row: dict[str, Any], faults: list[Fault]) -> frozenset[str] | None:
     """Names of the tools that the row defines; None where it defines none."""
     tools = row.get("tools")
     if tools is None:
@@ -112,7 +112,7 @@ _MESSAGES: Final = frozenset({"messages"})
 
 
 def _from_messages(row: dict[str, Any], faults: list[Fault]) -> Canonical:
-    talk = Conversation(faults, _tools(row, faults) if len(row) > 1 else None)
+    talk = Conversation(faults, tool_names(row, faults) if len(row) > 1 else None)
     talk.read(row["messages"], "messages")
     talk.end()
     return Canonical(talk.messages, _meta(row, _MESSAGES, faults))
@@ -197,7 +197,7 @@ def _from_prompt_completion(row: dict[str, Any], faults: list[Fault]) -> Canonic
     used = frozenset({"prompt", "completion", "system"})
     system = _text_field(row, "system", faults, required=False)
     if type(row["prompt"]) is list:
-        talk = Conversation(faults, _tools(row, faults))
+        talk = Conversation(faults, tool_names(row, faults))
         if system:
             talk.read(_turns(("system", system)), "system")
         talk.read(row["prompt"], "prompt")
@@ -248,7 +248,7 @@ def _from_preference(row: dict[str, Any], faults: list[Fault]) -> Canonical:
         before += row["prompt"]
     elif "prompt" in row:
         before += _turns(("user", _worded(row, "prompt", faults)))
-    tools = _tools(row, faults)
+    tools = tool_names(row, faults)
     chosen, rejected = (_one_side(row, name, before, tools, faults) for name in ("chosen", "rejected"))
     if any(not CODES[fault.code].adjustable for fault in faults):
         return Canonical(chosen, _meta(row, used, faults))

@@ -4,7 +4,6 @@ A layout takes fewer rows than `formats` does, and of what it takes `formats` ma
 by itself is told by `blank`, `quotes` and the order of roles, which the quick path looks at.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple, get_args
@@ -14,13 +13,11 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
 from dropforge_core.dataset.rows.decoding import is_deep
-from dropforge_core.dataset.rows.formats import infer
 from dropforge_core.dataset.rows.messages import (
     Assistant,
     Message,
     System,
     User,
-    encode,
     encode_lines,
     encode_sorted,
 )
@@ -28,9 +25,6 @@ from dropforge_core.dataset.rows.messages import (
 Talk = list[Message]
 Row = Any
 """A struct that was made for the dataset."""
-
-_MAX_EXTRAS: Final = 32
-"""Most other fields that a layout knows; rows with more are read thoroughly."""
 
 _Text = str | UnsetType | None
 """A field that may be null or missing."""
@@ -129,6 +123,8 @@ class Layout:
         self._names = tuple(name for name in self.extras if name != "meta")
         # Names that are no identifiers can't be attributes.
         attributes = tuple(f"extra_{at}" for at in range(len(self._names)))
+        self.attributes = dict(zip(self._names, attributes, strict=True))
+        """Name of another field to the attribute of rows that has its value."""
         kind = msgspec.defstruct(
             f"{self.form}_row",
             [
@@ -192,12 +188,12 @@ class Layout:
         return 2 * sum(row.meta is not UNSET for row in rows) if self._meta else 0
 
 
-def _empty(text: str) -> bool:
+def is_empty(text: str) -> bool:
     return not text or text.isspace()
 
 
-def _any_empty(messages: Sequence[Message]) -> bool:
-    return any(_empty(message.content) for message in messages)
+def any_empty(messages: Sequence[Message]) -> bool:
+    return any(is_empty(message.content) for message in messages)
 
 
 def _optional(rows: Sequence[Row], name: str) -> int:
@@ -221,7 +217,7 @@ class Messages(Layout):
         return Became([row.messages for row in rows])
 
     def blank(self, row: Row) -> bool:
-        return _any_empty(row.messages)
+        return any_empty(row.messages)
 
     def texts(self, row: Row) -> list[tuple[str, str]] | None:
         if self.extras or any(message.name is not UNSET for message in row.messages):
@@ -247,7 +243,7 @@ class ShareGpt(Layout):
         return Became(talks)
 
     def blank(self, row: Row) -> bool:
-        return any(_empty(turn.value) for turn in row.conversations)
+        return any(is_empty(turn.value) for turn in row.conversations)
 
     def expected(self, rows: Sequence[Row], canonical: int) -> int:
         added = sum(bool(row.system and row.system.strip()) for row in rows)
@@ -263,7 +259,7 @@ class _Texts(Layout):
     """Of a row without system message."""
 
     def blank(self, row: Row) -> bool:
-        return any(_empty(getattr(row, name)) for name in self.required)
+        return any(is_empty(getattr(row, name)) for name in self.required)
 
     def expected(self, rows: Sequence[Row], canonical: int) -> int:
         own = 4 * len(self.required) * len(rows)
@@ -316,7 +312,7 @@ class PromptTalk(Layout):
     def blank(self, row: Row) -> bool:
         texts = [text for text in (row.system, row.completion) if text and type(text) is str]
         turns = row.prompt if type(row.completion) is str else row.prompt + row.completion
-        return any(map(_empty, texts)) or _any_empty(turns)
+        return any(map(is_empty, texts)) or any_empty(turns)
 
 
 class Alpaca(_Texts):
@@ -369,7 +365,7 @@ class Pairs(_Texts):
         )
 
     def blank(self, row: Row) -> bool:
-        return super().blank(row) or (bool(row.system) and _empty(row.system))
+        return super().blank(row) or (bool(row.system) and is_empty(row.system))
 
 
 class TalkPairs(Layout):
@@ -404,40 +400,9 @@ class TalkPairs(Layout):
     def blank(self, row: Row) -> bool:
         texts = [text for text in (row.system, row.prompt) if text and type(text) is str]
         turns = row.chosen + row.rejected + (row.prompt if type(row.prompt) is list else [])
-        return any(map(_empty, texts)) or _any_empty(turns)
+        return any(map(is_empty, texts)) or any_empty(turns)
 
 
 def _behind(before: Talk, answer: Talk) -> Talk:
     """An answer with what comes before it, unless it repeats that itself."""
     return answer if answer[: len(before)] == before else before + answer
-
-
-_KNOWN: Final[dict[str, tuple[type[Layout], ...]]] = {
-    "messages": (Messages,),
-    "sharegpt": (ShareGpt,),
-    "alpaca": (Alpaca,),
-    "prompt_completion": (PromptCompletion, PromptTalk),
-    "preference": (Pairs, TalkPairs),
-    "text": (Text,),
-}
-
-
-def learn(form: str, rows: Sequence[dict[str, Any]]) -> Layout:
-    """The layout in which most of some rows are.
-
-    Args:
-        form: their format.
-        rows: at least one.
-    """
-    shown = {"prompt_completion": "prompt", "preference": "chosen"}.get(form, "")
-    lists = sum(type(row.get(shown)) is list for row in rows)
-    kind = _KNOWN[form][-1 if 2 * lists > len(rows) else 0]
-    extras: list[str] = []
-    for name, _ in Counter(name for row in rows for name in row).most_common():
-        # Definitions of tools are judged, a name that tells another format makes it that, and structs have no names
-        # that must be escaped.
-        telling = infer(dict.fromkeys((*kind.fields, *extras, name))) != form
-        odd = name == "tools" or len(encode(name)) > len(name.encode()) + 2
-        if not (telling or odd or name in kind.fields) and len(extras) < _MAX_EXTRAS:
-            extras.append(name)
-    return kind(extras)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dropforge_core.dataset.rows.decoding import quotes_of
 from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count_quotes
-from dropforge_core.dataset.rows.messages import Assistant, Message, System, User, encode
+from dropforge_core.dataset.rows.messages import Assistant, Calling, Message, System, User, encode
 from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
 
 _NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -200,4 +200,7 @@ def _learns(became: Became, at: int) -> bool:
     ways = [became.talks[at]]
     if became.rejected is not None:
         ways.append([*ways[0][:-1], became.rejected[at]])
-    return all(any(type(message) is Assistant and message.weight != 0 for message in way) for way in ways)
+    return all(
+        any(isinstance(message, Assistant | Calling) and message.weight != 0 for message in way)
+        for way in ways
+    )

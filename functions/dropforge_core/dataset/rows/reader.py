@@ -8,9 +8,10 @@ import msgspec
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.rows.columns import RowBlock
 from dropforge_core.dataset.rows.formats import Canonical, infer
-from dropforge_core.dataset.rows.layouts import Layout, learn
+from dropforge_core.dataset.rows.layouts import Layout
 from dropforge_core.dataset.rows.messages import decode
 from dropforge_core.dataset.rows.quick import QuickReader, Taken
+from dropforge_core.dataset.rows.shapes import learn
 from dropforge_core.dataset.rows.thorough import Draft, Form, Judge, ThoroughReader
 
 __all__ = ["LOST_ROWS", "WELL_KNOWN_TOKENS", "Form", "Judge", "RowBlock", "RowReader"]

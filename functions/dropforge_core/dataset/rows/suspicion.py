@@ -48,18 +48,13 @@ _WEIGHT: Final = rb'"weight":0'
 _HITS_PER_ROW: Final = 8
 """Beyond that, being told of each hit costs more than looking at every row."""
 
-_CARD: Final = re.compile(rb"[0-9](?:[ -]?[0-9]){12}")
-_PHONE: Final = re.compile(
-    rb"(?:\+|00)[1-9][0-9]{0,2}[ .-]?(?:\([0-9]{1,4}\)[ .-]?)?[0-9]{1,4}(?:[ .-]?[0-9]{2,4}){2}"
-    rb"|\([0-9]{3}\) ?[0-9]{3}[.-][0-9]{4}|[0-9]{3}[.-][0-9]{3}[.-][0-9]{4}"
-)
 _RUN: Final = re.compile(rb"[0-9 .()+-]*")
+_ESCAPE: Final = re.compile(rb"\\(?:[bfnrt]|u[0-9a-f]{4})\Z")
 _AROUND: Final = 64
-"""Bytes before and behind the ninth digit of a number within which it shows what it is."""
+"""Bytes around the ninth digit of a number; what goes on beyond them is a table of numbers."""
 
 _NUMBERS: Final = sum(1 << at for at, kind in enumerate(KINDS) if NINE_DIGITS in kind.signs)
-_AS_CARD: Final = next(1 << at for at, kind in enumerate(KINDS) if kind.code == "PII_CARD")
-_AS_PHONE: Final = next(1 << at for at, kind in enumerate(KINDS) if kind.code == "PII_PHONE")
+_OF_NUMBERS: Final = tuple((1 << at, kind) for at, kind in enumerate(KINDS) if NINE_DIGITS in kind.signs)
 # How the parts of these begin decides how fast they are: see above.
 _MARKED: Final = frozenset({"PII_EMAIL", "PII_IBAN", "PII_CARD", "PII_PHONE"})
 
@@ -197,9 +192,20 @@ def kinds_of(signs: int) -> tuple[Kind, ...]:
 
 
 def _numbers(text: bytes, end: int) -> int:
-    """Which kinds of number there may be where nine digits end."""
+    """Which kinds of number there may be where nine digits end: most are times, amounts and the like."""
     before = text[max(0, end - _AROUND) : end]
-    start = end - len(before) + len(before.rstrip(b"0123456789 .()+-"))
+    head = before.rstrip(b"0123456789 .()+-")
+    start = end - len(before) + len(head)
     run = _RUN.match(text, start, end + _AROUND)
-    digits = run[0] if run else b""
-    return (_AS_CARD if _CARD.search(digits) else 0) | (_AS_PHONE if _PHONE.search(digits) else 0)
+    stop = run.end() if run else end
+    if not head or stop == end + _AROUND:
+        return _NUMBERS
+    # An escaped character is none of a word. What is cut in two may look like less, and be suspected more.
+    before = text[max(0, start - 8) : start]
+    if before.endswith(b"\\u"):
+        # Some of the digits are of an escaped character.
+        return _NUMBERS
+    if _ESCAPE.search(before):
+        before = b" "
+    around = (before + text[start : stop + 8]).decode("utf-8", "replace")
+    return sum(bit for bit, kind in _OF_NUMBERS if kind.search(around))

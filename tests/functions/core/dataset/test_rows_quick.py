@@ -6,12 +6,12 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rows import ROWS, Listening, Rows
+from test_rows import ANSWER, ROWS, Listening, Rows
 
 from dropforge_core.dataset.rows.columns import RowBlock
-from dropforge_core.dataset.rows.layouts import learn
 from dropforge_core.dataset.rows.quick import QuickReader
 from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, Form, RowReader
+from dropforge_core.dataset.rows.shapes import learn
 from dropforge_core.dataset.rows.suspicion import Scanner
 from dropforge_core.dataset.rows.thorough import ThoroughReader
 
@@ -74,6 +74,40 @@ VALUE = st.recursive(
     max_leaves=4,
 )
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+LACKING = ["name", "weight", "tool_calls", "tool_call_id"]
+
+
+@st.composite
+def with_tools(draw, talk):
+    """Calls and their answers somewhere in a talk, right or nearly so; and null for what is lacking."""
+    talk = list(talk)
+    if draw(st.booleans()):
+        calls = [
+            {
+                "id": draw(st.sampled_from(["c1", "c2", "c3"])),
+                "type": draw(st.sampled_from(["function", "function", "function", "tool"])),
+                "function": {
+                    "name": draw(st.sampled_from(["look", "look", "find"])),
+                    "arguments": draw(st.sampled_from(["{}", '{"a": "\\u0000"}', "{}", "[]", "{", {"a": 1}])),
+                },
+            }
+            for _ in range(draw(st.integers(1, 2)))
+        ]
+        call = {
+            "role": "assistant",
+            "content": draw(st.sampled_from([None, "", "I look."])),
+            "tool_calls": calls,
+        }
+        ids = [draw(st.sampled_from([one["id"], one["id"], one["id"], "c1"])) for one in calls]
+        answers = [{"role": "tool", "tool_call_id": ident, "content": draw(TEXT)} for ident in ids]
+        users = [at for at, message in enumerate(talk) if message["role"] == "user"]
+        at = draw(st.sampled_from(users)) + 1
+        talk[at:at] = [call, *answers[: draw(st.sampled_from([2, 2, 2, 1, 0]))]]
+        if draw(st.integers(0, 3)) == 0:
+            talk = talk[: at + 1]
+    if draw(st.booleans()):
+        talk = [{**dict.fromkeys(draw(st.sets(st.sampled_from(LACKING)))), **message} for message in talk]
+    return talk
 
 
 @st.composite
@@ -93,14 +127,20 @@ def messages(draw):
             "content": st.sampled_from([None, [{"type": "text", "text": "part"}], 3, ""]),
         }
         talk[at] = {**talk[at], name: draw(values.get(name, TEXT))}
-    return talk
+    return draw(with_tools(talk)) if draw(st.integers(0, 3)) == 0 else talk
+
+
+LOOK = {"type": "function", "function": {"name": "look"}}
+DEFINED = st.sampled_from(
+    [{}, {}, {}, {"tools": [LOOK]}, {"tools": None}, {"tools": [{"name": "find"}]}, {"tools": [1]}]
+)
 
 
 @st.composite
 def rows(draw, form):
     prompt = draw(messages())[:-1]
     row = {
-        "messages": lambda: {"messages": draw(messages())},
+        "messages": lambda: {"messages": draw(messages()), **draw(DEFINED)},
         "sharegpt": lambda: {
             "conversations": [
                 {
@@ -248,7 +288,11 @@ def test_the_quick_path_agrees_with_the_thorough_one_in_everything(case, checks)
 
 
 ORDINARY = {
-    **{name: row for name, row in ROWS.items() if name != "tools"},
+    **ROWS,
+    "null for what lacks": {
+        "messages": [{**dict.fromkeys(LACKING), **message} for message in ROWS["tools"]["messages"]],
+        "tools": [LOOK],
+    },
     "prompt as a talk": {"prompt": [{"role": "user", "content": "a"}], "completion": "b"},
     "pairs with a prompt apart": {
         "prompt": "a",
@@ -277,7 +321,7 @@ def test_rows_that_the_quick_path_never_takes_are_read_all_the_same():
     """Hundreds of blocks of nothing but odd rows among ordinary ones: each row is judged once, and in its place."""
     random.seed(3)
     good = json.dumps(ROWS["messages"]).encode()
-    odd = json.dumps(ROWS["tools"]).encode()
+    odd = json.dumps({"messages": [{**ROWS["messages"]["messages"][1], "weight": None}, ANSWER]}).encode()
     judge = Listening()
     reader = RowReader(judge, Form("messages", "line 1"), WELL_KNOWN_TOKENS)
     line, faults = 1, []
