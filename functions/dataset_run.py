@@ -116,7 +116,7 @@ def reject(
     runs.write(key, report.model_dump_json(indent=2).encode())
     first = report.errors[0]
     where = first.file + (f", line {first.line}" if first.line else "")
-    more = f" and {report.error_count - 1:,} more" if report.error_count > 1 else ""
+    more = f" And {report.error_count - 1:,} more." if report.error_count > 1 else ""
     summary = f"The dataset has {report.error_count:,} error{'s'[: report.error_count > 1]}: {where}: {first.message}{more}"
     ledger.annotate(request.run_id, {"error_count": str(report.error_count)})
     shown = [

@@ -4,6 +4,7 @@ Without `--json` the result itself (a table, a plan) is what people asked for an
 hints and errors always go to stderr.
 """
 
+import io
 import json
 import sys
 import unicodedata
@@ -72,11 +73,14 @@ class Terminal:
         for renderable in shown:
             if isinstance(renderable, str):  # whole, so that it can be copied
                 self.out.print(said(renderable), soft_wrap=True)
-            elif not self.out.is_terminal:
-                # A pipe or a file has no width to fit: no line of a table is broken there.
-                Console(file=self.out.file, highlight=False, width=_PIPE_WIDTH).print(renderable)
-            else:
+            elif self.out.is_terminal:
                 self.out.print(renderable)
+            else:
+                # A pipe or a file has no width to fit: no line of a table is broken, or filled with spaces.
+                wide = Console(file=io.StringIO(), highlight=False, width=_PIPE_WIDTH)
+                with wide.capture() as captured:
+                    wide.print(renderable)
+                sys.stdout.writelines(line.rstrip() + "\n" for line in captured.get().splitlines())
 
     def note(self, text: str, style: str = "") -> None:
         """A line for people on stderr; nothing in it is read as markup."""

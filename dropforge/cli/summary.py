@@ -115,6 +115,7 @@ def render(summary: RunSummary) -> RenderableType:
             title=Text(f"{run.model}: {phrase(run.status)}", style=f"bold {mood}"),
             title_align="left",
             border_style=mood,
+            expand=False,
         )
     ]
     if run.status == Status.DATASET_REJECTED and summary.validation:

@@ -423,7 +423,7 @@ class Problem(Frozen):
     """One thing wrong with a dataset; entries of one kind are grouped, `lines` has the rest."""
 
     file: str
-    """Name of the file without folders; `(dataset)` where all files together are meant, the recipe's name for its faults."""
+    """Name of the file without folders; `(dataset)` where all files together are meant, the recipe's name or key for its faults."""
     line: int | None
     """The first line of this kind, from 1, in the file as it was before compression; null where there is none."""
     path: str
