@@ -18,6 +18,7 @@ from dropforge_core.dataset.rows.messages import (
     Message,
     System,
     User,
+    encode,
     encode_lines,
     encode_sorted,
 )
@@ -104,6 +105,20 @@ class Became(NamedTuple):
     """Rows to be read thoroughly, for a reason of the format's own."""
 
 
+class Others(NamedTuple):
+    """The other fields of rows."""
+
+    metas: list[bytes]
+    """Canonical JSON; empty where a row has none."""
+    texts: list[bytes]
+    """JSON of those that have text."""
+    deep: set[int]
+    """Rows in which they have too many levels."""
+
+
+_WITHOUT_TEXT: Final = frozenset({int, float, bool, type(None)})
+
+
 class Layout:
     """One format, and which other fields its rows may have.
 
@@ -162,11 +177,12 @@ class Layout:
         """
         return count_quotes(encode_lines(rows))
 
-    def metas(self, rows: Sequence[Row]) -> tuple[list[bytes], set[int]] | None:
-        """(canonical JSON of the other fields, which of them are too deep); None where there are none."""
+    def metas(self, rows: Sequence[Row]) -> Others | None:
+        """The other fields of each row; None where there are none."""
         if not self.extras:
             return None
-        found: list[bytes] = []
+        metas: list[bytes] = []
+        texts: list[bytes] = []
         deep: set[int] = set()
         for at, row in enumerate(rows):
             values = self._values(row) if self._values else ()
@@ -177,11 +193,13 @@ class Layout:
                 meta |= row.meta
                 if is_deep(row.meta, 2):
                     deep.add(at)
-            for value in meta.values():
-                if (type(value) is dict or type(value) is list) and is_deep(value, 2):
+            metas.append(encode_sorted(meta) if meta else b"")
+            wordy = [value for value in meta.values() if type(value) not in _WITHOUT_TEXT]
+            texts.append(encode(wordy) if wordy else b"")
+            for value in wordy:
+                if type(value) is not str and is_deep(value, 2):
                     deep.add(at)
-            found.append(encode_sorted(meta) if meta else b"")
-        return found, deep
+        return Others(metas, texts, deep)
 
     def _more(self, rows: Sequence[Row]) -> int:
         """Quotation marks of what is in rows and not in the canonical JSON: the name of the field `meta`."""

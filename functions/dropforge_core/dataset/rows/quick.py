@@ -82,12 +82,11 @@ class QuickReader:
             quotes += more
         metas = None
         if (others := layout.metas(batch.decoded)) is not None:
-            metas, deep = others
-            refused |= deep
-            lines = b"\n".join((*metas, b""))
-            others_signs = self._scanner.suspects(lines, metas)
-            _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in others_signs.items()})
-            quotes += count_quotes(lines)
+            metas = others.metas
+            refused |= others.deep
+            found = self._scanner.suspects(_lines(others.texts), others.texts)
+            _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in found.items()})
+            quotes += count_quotes(b"".join(metas))
         if not self._scanner.is_plain(text) or not _adds_up(batch, quotes):
             refused |= _repeating(batch, encoded, metas)
         signs = _judge(batch, became, signs, refused)
@@ -107,10 +106,16 @@ class QuickReader:
     def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], int, dict[int, int]]:
         """(canonical JSON of each, quotation marks of all, signs by index)."""
         lines = list(map(encode, values))
-        lines.append(b"")
-        text = b"\n".join(lines)
-        lines.pop()
+        text = _lines(lines)
         return lines, count_quotes(text), self._scanner.suspects(text, lines)
+
+
+def _lines(rows: list[bytes]) -> bytes:
+    """Rows with a line break behind each."""
+    rows.append(b"")
+    text = b"\n".join(rows)
+    rows.pop()
+    return text
 
 
 def _decode(layout: Layout, rows: Sequence[bytes], text: bytes) -> _Batch:

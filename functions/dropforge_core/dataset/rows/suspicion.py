@@ -50,6 +50,10 @@ _HITS_PER_ROW: Final = 8
 
 _RUN: Final = re.compile(rb"[0-9 .()+-]*")
 _ESCAPE: Final = re.compile(rb"\\(?:[bfnrt]|u[0-9a-f]{4})\Z")
+_LIKELY: Final = re.compile(
+    rb"(?<![0-9])(?<![0-9]\.)[0-9]{14}|[0-9]{4}[ -](?:[0-9]{4}|[0-9]{6})[ -]|[+(]|00|[0-9]{3}[.-][0-9]{4}"
+)
+"""Something of this is in every card and telephone number; it sorts out most decimals and dates."""
 _AROUND: Final = 64
 """Bytes around the ninth digit of a number; what goes on beyond them is a table of numbers."""
 
@@ -200,6 +204,8 @@ def _numbers(text: bytes, end: int) -> int:
     stop = run.end() if run else end
     if not head or stop == end + _AROUND:
         return _NUMBERS
+    if not _LIKELY.search(text, start, stop):
+        return 0
     # An escaped character is none of a word. What is cut in two may look like less, and be suspected more.
     before = text[max(0, start - 8) : start]
     if before.endswith(b"\\u"):

@@ -76,8 +76,9 @@ class ThoroughReader:
         found = [self._draft(line, raw) for line, raw in rows]
         whole = [draft for draft in found if draft.written]
         lines = [draft.written for draft in whole]
-        for at, signs in self.scanner.suspects(b"\n".join((*lines, b"")), lines).items():
-            whole[at].signs = signs
+        if lines:
+            for at, signs in self.scanner.suspects(b"\n".join((*lines, b"")), lines).items():
+                whole[at].signs = signs
         return found
 
     def finish(self, draft: "Draft") -> Canonical | None:

@@ -37,6 +37,8 @@ ODD = [
     "4111 1111 1111 1111",
     "on 2024-11-21 10:00:00.123456",
     "call +1 (415) 555-2671 now",
+    "\n415-555-2671",
+    "0.14285714285714285",
     "GB82 WEST 1234 5698 7654 32",
     "AKIA" + "QRST" * 4,
     '},{"role":"assistant"',
@@ -101,7 +103,7 @@ def with_tools(draw, talk):
         ids = [draw(st.sampled_from([one["id"], one["id"], one["id"], "c1"])) for one in calls]
         answers = [{"role": "tool", "tool_call_id": ident, "content": draw(TEXT)} for ident in ids]
         users = [at for at, message in enumerate(talk) if message["role"] == "user"]
-        at = draw(st.sampled_from(users)) + 1
+        at = draw(st.sampled_from(users or [0])) + 1
         talk[at:at] = [call, *answers[: draw(st.sampled_from([2, 2, 2, 1, 0]))]]
         if draw(st.integers(0, 3)) == 0:
             talk = talk[: at + 1]
