@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 from dropforge.cli.console import RUN_FAILED, CommandFailed
 
-PARALLEL_FROM: Final = 24 << 20
-"""Bytes of a dataset from which on processes are worth starting: half a second each for the libraries they load."""
+PARALLEL_FROM: Final = 64 << 20
+"""Bytes of a dataset from which on processes are worth starting: it takes a second, in which one process checks some 40 MB."""
 PARTS_A_JOB: Final = 4
 """Parts for each process at least, so that none waits long for the last one."""
 SMALLEST_PART: Final = 4 << 20
@@ -157,5 +157,5 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # Loaded once, in the process from which all others are made.
     with suppress(ValueError):
-        context.set_forkserver_preload(["dropforge_core.dataset.survey"])
+        context.set_forkserver_preload(["dropforge.cli.warm"])
     return context

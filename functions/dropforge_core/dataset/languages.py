@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.rows.formats import Canonical
 from dropforge_core.dataset.sampling import HIGHEST, Lowest
+from dropforge_core.recipe import DatasetRules
 
 SAMPLE: Final = 500
 """Different rows that are looked at: a language with 2 % of the rows has 10 of them, give or take 6 (95 %). At
@@ -36,10 +37,6 @@ CERTAIN: Final = 0.9
 
 FEWEST_ROWS: Final = 100
 """Rows with an answer below which nothing is said: a single row would be a share worth knowing."""
-
-SHARE: Final = 0.02
-"""A second language from this share on is worth knowing: far above the identifier's errors (0.05 %) and above
-the odd quotation, and enough to teach a model to change languages."""
 
 _PROSE: Final = 0.6
 """Letters among all characters but white space, at least; code and tables have fewer."""
@@ -164,13 +161,13 @@ class LanguageMix:
             "shares": {language: round(share, 4) for language, share in shares.items()},
         }
 
-    def faults(self) -> Iterator[Fault]:
-        """A second language that is worth knowing of; nothing on small samples."""
+    def faults(self, rules: DatasetRules) -> Iterator[Fault]:
+        """A second language with a share that is worth knowing by a recipe's rules; nothing on small samples."""
         rows, shares = self._shares()
         if rows < FEWEST_ROWS:
             return
         main, *others = shares
-        told = [language for language in others if shares[language] >= SHARE]
+        told = [language for language in others if shares[language] >= rules.second_language_share]
         if told:
             parts = ", ".join(f"{language} ({shares[language]:.0%})" for language in (main, *told))
             yield Fault("LANGUAGE_MIX", "", f"{parts} in a sample of {rows:,} rows")
@@ -195,6 +192,11 @@ def _text_of(row: Canonical) -> str:
     said = [m["content"] for m in row.messages if m["role"] == "assistant"]
     asked = [m["content"] for m in row.messages if m["role"] == "user"]
     return "\n".join([*said, *asked])[:MOST_CHARACTERS]
+
+
+def load_identifier() -> None:
+    """Load the identifier's model now (0.8 s), so that processes made from this one share it."""
+    _identifier()
 
 
 @cache
