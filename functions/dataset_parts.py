@@ -45,7 +45,7 @@ def tokenizer_for(division: Division, data: RunDataset, runs: Bucket) -> TokenCo
     """
     if not division.exact or data.recipe is None:
         return None
-    tokenizer = tokenizer_of(data.recipe.base_model, runs)
+    tokenizer = tokenizer_of(data.recipe, runs)
     if tokenizer is None:
         raise TokenizerGone(f"the tokenizer of {data.recipe.base_model} can't be read any more")
     return tokenizer

@@ -28,7 +28,7 @@ from dropforge_core.dataset.tokens import TokenCounter, load_tokenizer
 from dropforge_core.events import RunEvent
 from dropforge_core.layout import RunLayout, base_model_prefix, s3_uri, split_s3_uri
 from dropforge_core.ledger import KEEPS_CONTENT_CLAIM, Status
-from dropforge_core.recipe import BaseModelRef, Recipe
+from dropforge_core.recipe import Recipe
 from runtime import logger
 
 FIRST_FAULTS: Final = 5
@@ -82,8 +82,12 @@ def _from_bucket(bucket: Bucket, pinned: UploadedObject, start: int) -> Iterator
         raise FileFault(Fault("FILE_VANISHED", "", "nothing at the version that was uploaded")) from None
 
 
-def tokenizer_of(base: BaseModelRef, runs: Bucket) -> TokenCounter | None:
-    """The base model's tokenizer where the run bucket has it; None where lengths must be estimated."""
+def tokenizer_of(recipe: Recipe, runs: Bucket) -> TokenCounter | None:
+    """The base model's tokenizer where the run bucket has it; None where lengths must be estimated.
+
+    Rows are rendered by the recipe's chat template where it gives one, as training renders them.
+    """
+    base = recipe.base_model
     if base.s3 is not None:
         bucket, prefix = split_s3_uri(base.s3)
         if bucket != runs.name:
@@ -97,11 +101,9 @@ def tokenizer_of(base: BaseModelRef, runs: Bucket) -> TokenCounter | None:
         vocabulary, config = (
             runs.read(prefix + name) for name in ("tokenizer.json", "tokenizer_config.json")
         )
-        template = (
-            runs.read(prefix + "chat_template.jinja").decode()
-            if runs.head(prefix + "chat_template.jinja")
-            else None
-        )
+        template = recipe.chat_template
+        if template is None and runs.head(prefix + "chat_template.jinja"):
+            template = runs.read(prefix + "chat_template.jinja").decode()
         return load_tokenizer(vocabulary, config, template)
     except (ObjectVanished, ClientError, ValueError):
         logger.info("lengths are estimated: no usable tokenizer", prefix=prefix, exc_info=True)

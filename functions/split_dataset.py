@@ -43,7 +43,7 @@ def split_dataset(asked: StateInput, env: Env) -> DatasetSplit:
     files = source_files(data.request)
     outlined = outline(files, data.recipe)
     parts = outlined.parts(max(env.part_bytes, sum(file.size for file in files) // MOST_PARTS))
-    exact = data.recipe is not None and tokenizer_of(data.recipe.base_model, runs) is not None
+    exact = data.recipe is not None and tokenizer_of(data.recipe, runs) is not None
     write_division(Division(outlined, parts, exact), asked.run_id, runs)
     count("PartsPlanned", len(parts))
     return DatasetSplit(parts=len(parts))

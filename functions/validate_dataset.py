@@ -41,7 +41,7 @@ def validate(asked: StateInput, env: Env) -> ValidationVerdict:
     examined = examine(
         files,
         recipe,
-        tokenizer=tokenizer_of(recipe.base_model, runs) if recipe else None,
+        tokenizer=tokenizer_of(recipe, runs) if recipe else None,
         recipe_problems=data.recipe_problems,
     )
     report, facts = examined.report, examined.facts

@@ -218,6 +218,15 @@ class DatasetRules(Section):
     max_rows: int = Field(5_000_000, ge=1)
     on_invalid: Literal["reject", "drop"] = "reject"
     max_dropped_share: float = Field(0.02, ge=0, lt=1)
+    near_duplicate_similarity: float = Field(0.8, ge=0.6, le=1)
+    """Jaccard similarity of two prompts' words from which on they are near: NEAR_DUPLICATE, LEAKAGE_NEAR."""
+    second_language_share: float = Field(0.02, gt=0, le=1)
+    """LANGUAGE_MIX from this share on. Far above the identifier's errors (0.05 %) and the odd quotation, and enough
+    to teach a model to change languages."""
+    frequent_answer_share: float = Field(0.9, gt=0, le=1)
+    """ANSWER_IMBALANCE where one answer has more than this share of the rows."""
+    long_rows_share: float = Field(0.5, gt=0, le=1)
+    """LENGTH_IMBALANCE where the longest hundredth of the rows has more than this share of all text."""
     near_duplicates: Strictness = "warning"
     duplicates: Strictness = "warning"
     leakage: Strictness = "error"

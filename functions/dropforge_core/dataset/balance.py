@@ -8,13 +8,12 @@ import numpy as np
 import xxhash
 
 from dropforge_core.dataset.faults import Fault
+from dropforge_core.recipe import DatasetRules
 
 _MOST_ANSWERS: Final = 50
 """With more different answers than this the task is no classification."""
 _FEWEST_ROWS: Final = 100
-_FREQUENT: Final = 0.9
 _FEW_ROWS: Final = 0.01
-_MUCH: Final = 0.5
 _POWERS: Final = 1 << np.arange(63, dtype=np.int64)
 
 
@@ -99,8 +98,8 @@ class Balance:
         if len(mine) > _MOST_ANSWERS:
             self._taken.answers = None
 
-    def faults(self) -> Iterator[Fault]:
-        """What is out of balance; nothing below a hundred rows."""
+    def faults(self, rules: DatasetRules) -> Iterator[Fault]:
+        """What is out of balance by a recipe's rules; nothing below a hundred rows."""
         rows, size = sum(self._taken.rows), sum(self._taken.bytes)
         if rows < _FEWEST_ROWS:
             return
@@ -110,7 +109,7 @@ class Balance:
             much += self._taken.bytes[power]
             if few > _FEW_ROWS * rows:
                 break
-            if much > _MUCH * size:
+            if much > rules.long_rows_share * size:
                 yield Fault(
                     "LENGTH_IMBALANCE", "", f"{few:,} row{'s'[few == 1 :]} with {much / size:.0%} of all text"
                 )
@@ -118,5 +117,5 @@ class Balance:
         answers = self._taken.answers
         if answers is not None and len(answers) > 1:
             most = max(answers.values())
-            if most > _FREQUENT * rows:
+            if most > rules.frequent_answer_share * rows:
                 yield Fault("ANSWER_IMBALANCE", "", f"one answer in {most / rows:.0%} of the rows")

@@ -127,7 +127,7 @@ class _Reducer:
         groups, near = self._check_likeness(np.union1d(conflicting, leaked))
         chosen = self._cut(groups)
         chosen.leave_out(copies[0])
-        for fault in (*self._balance.faults(), *self._languages.faults()):
+        for fault in (*self._balance.faults(self._rules), *self._languages.faults(self._rules)):
             self._add(_DATASET, fault)
         self._excuse_dropped()
         report = self._report(chosen, len(copies[0]), near, len(leaked))
@@ -234,7 +234,7 @@ class _Reducer:
         """
         if not self._columns.has("signature"):
             return None, 0
-        found = near_pairs(self._columns)
+        found = near_pairs(self._columns, near=self._rules.near_duplicate_similarity)
         self._note_near("LEAKAGE_NEAR", found.leaks, told)
         return found.group, self._note_near("NEAR_DUPLICATE", found.near, told)
 

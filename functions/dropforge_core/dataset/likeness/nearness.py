@@ -24,7 +24,7 @@ ALIKE: Final = 0.6
 """From this similarity on two rows must be on one side of a cut."""
 
 NEAR: Final = 0.8
-"""From this similarity on a row is reported as near-duplicate."""
+"""From this similarity on a row is near another one, unless the recipe says otherwise."""
 
 NOTHING: Final = np.uint32(0xFFFF_FFFF)
 
@@ -47,7 +47,7 @@ class Pairs(NamedTuple):
     row: Rows
     other: Rows
     similarity: NDArray[np.float32]
-    """Estimated Jaccard similarity, from `NEAR` to 1."""
+    """Estimated Jaccard similarity, from that of near rows to 1."""
 
 
 class Nearness(NamedTuple):
@@ -59,12 +59,17 @@ class Nearness(NamedTuple):
     """Evaluation rows that are near a training row (`other`)."""
 
 
-def near_pairs(columns: Columns, rows_a_pass: int = ROWS_A_PASS) -> Nearness:
+def near_pairs(columns: Columns, rows_a_pass: int = ROWS_A_PASS, near: float = NEAR) -> Nearness:
     """Compare all rows (columns `folded`, `signature`, `least`).
 
     Needs about 30 bytes a row beside the columns, the answer among them.
+
+    Args:
+        columns: of all rows.
+        rows_a_pass: rows whose digests are in memory at once.
+        near: similarity from which on rows are near one another, at least `ALIKE`.
     """
-    return _Comparison(columns).run(rows_a_pass)
+    return _Comparison(columns, near).run(rows_a_pass)
 
 
 def similarity(signatures: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -139,8 +144,9 @@ class _Best:
 
 
 class _Comparison:
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, near: float) -> None:
         self._columns = columns
+        self._from = near
         self._sides = columns.sides
         self._alike = Groups(columns.rows)
         self._near = Groups(columns.rows)
@@ -292,7 +298,7 @@ class _Comparison:
     def _found(self, ones: Rows, others: Rows, likeness: NDArray[np.float32]) -> None:
         alike = likeness >= ALIKE
         self._alike.join(ones[alike], others[alike])
-        near = likeness >= NEAR
+        near = likeness >= self._from
         ones, others, likeness = ones[near], others[near], likeness[near]
         crossing = self._sides[ones] != self._sides[others]
         if crossing.any():
@@ -315,7 +321,7 @@ class _Comparison:
                 self._columns.take("signature", rows), self._columns.take("signature", named)[back]
             )
             likeness = self._exactly(rows, first, likeness)
-            near = likeness >= NEAR
+            near = likeness >= self._from
             self._earlier.offer(rows[near], first[near], likeness[near])
         copies = np.flatnonzero(~self._compared[self._asked])
         stand_in = np.searchsorted(self._asked, self._earlier.other[self._asked[copies]])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dropforge_core.dataset.balance import Balance, BalanceState
 from dropforge_core.dataset.rows.columns import RowBlock
 from dropforge_core.dataset.rows.formats import Canonical
+from dropforge_core.recipe import DatasetRules
 
 
 def block(answers):
@@ -37,7 +38,7 @@ def balance_of(*blocks):
 )
 def test_what_is_out_of_balance_is_told(answers, found):
     """One answer in nine of ten rows, or half of all text in a hundredth of them; nothing below a hundred rows."""
-    told = {fault.code: fault.found for fault in balance_of(block(answers)).faults()}
+    told = {fault.code: fault.found for fault in balance_of(block(answers)).faults(DatasetRules())}
     assert told == found
 
 
@@ -55,4 +56,4 @@ def test_any_division_gives_the_same_balance(answers, cut):
     state = msgspec.msgpack.decode(msgspec.msgpack.encode(second.state()), type=BalanceState)
     first.merge(Balance.from_state(state))
     assert first.state() == whole.state()
-    assert list(first.faults()) == list(whole.faults())
+    assert list(first.faults(DatasetRules())) == list(whole.faults(DatasetRules()))

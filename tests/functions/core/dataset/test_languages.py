@@ -15,6 +15,7 @@ from dropforge_core.dataset.languages import LanguageMix, LanguageState, languag
 from dropforge_core.dataset.rows.columns import RowBlock
 from dropforge_core.dataset.rows.formats import Canonical
 from dropforge_core.dataset.sampling import HIGHEST, bound_for
+from dropforge_core.recipe import DatasetRules
 
 SENTENCES = {
     "en": "The invoice of last month is still missing, so please send it to me again before the end of the week.",
@@ -66,7 +67,7 @@ def test_what_is_no_prose_has_no_language(text):
 def test_a_second_language_is_told_with_its_share():
     """Ten German answers among two hundred are worth a word; the report has the shares."""
     mix = mix_of(block([SENTENCES["de"]] * 10 + [SENTENCES["en"]] * 190))
-    (fault,) = mix.faults()
+    (fault,) = mix.faults(DatasetRules())
     assert (fault.code, fault.found) == ("LANGUAGE_MIX", "en (95%), de (5%) in a sample of 200 rows")
     assert mix.summary() == {"sampled": 200, "told": 200, "shares": {"en": 0.95, "de": 0.05}}
 
@@ -83,7 +84,7 @@ def test_a_second_language_is_told_with_its_share():
 )
 def test_little_is_no_reason_to_speak(answers):
     """Small samples, single rows and datasets of one language bring no warning."""
-    assert list(mix_of(block(answers)).faults()) == []
+    assert list(mix_of(block(answers)).faults(DatasetRules())) == []
 
 
 def test_relatives_count_as_one_language():
@@ -91,7 +92,7 @@ def test_relatives_count_as_one_language():
     mix = LanguageMix.from_state(
         LanguageState(HIGHEST, dict.fromkeys(range(90), "da") | dict.fromkeys(range(90, 150), "no"))
     )
-    assert list(mix.faults()) == []
+    assert list(mix.faults(DatasetRules())) == []
     assert mix.summary()["shares"] == {"da": 1.0}
 
 

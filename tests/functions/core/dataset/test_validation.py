@@ -219,3 +219,24 @@ def _told(body, read):
     for start in range(0, len(body), 1 << 16):
         read.append(1 << 16)
         yield body[start : start + (1 << 16)]
+
+
+def test_thresholds_are_the_recipes(recipe):
+    """What counts as near, as another language, as frequent or as long is a matter of the recipe."""
+    rows = [chat(question(n), "yes" if n % 10 < 8 else "no") for n in range(200)]
+    codes = {problem.code for problem in validate([in_memory(as_lines(*rows))], recipe()).warnings}
+    assert "ANSWER_IMBALANCE" not in codes
+    rules = recipe(dataset={"frequent_answer_share": 0.7})
+    codes = {problem.code for problem in validate([in_memory(as_lines(*rows))], rules).warnings}
+    assert "ANSWER_IMBALANCE" in codes
+    alike = [chat(question(n)) for n in range(40)]
+    alike += [
+        chat("please tell me about the old stone bridge and the mill behind it"),
+        chat("please tell me about the old stone bridge and the barn behind it"),
+    ]
+    body = in_memory(as_lines(*alike))
+    near = [
+        {p.code for p in validate([body], recipe(dataset={"near_duplicate_similarity": limit})).warnings}
+        for limit in (0.6, 0.95)
+    ]
+    assert ["NEAR_DUPLICATE" in codes for codes in near] == [True, False]
