@@ -116,7 +116,7 @@ def outline(files: Sequence[SourceFile], recipe: Recipe | None = None) -> Outlin
         compares=compares,
         common=learn_common(asked).astype("<u8").tobytes(),
         small=size <= SMALL_BYTES,
-        rows=round(size / seen[3]) if seen else 0,
+        rows=round(size / _row_bytes(heads, seen)) if seen else 0,
     )
 
 
@@ -150,6 +150,15 @@ def _first_recognised(
                 if raw and not raw.isspace() and (form := infer(decode_row(raw, []))):
                     return form, file, line, len(block.text) / len(block.rows)
     return None
+
+
+def _row_bytes(heads: Sequence[tuple[SourceFile, FileOutline]], seen: tuple[str, int, int, float]) -> float:
+    """Bytes of a row in the largest file, which tells more of all rows than a few for evaluation."""
+    largest = max(range(len(heads)), key=lambda file: heads[file][1].size)
+    if largest != seen[1]:
+        for _, block in _blocks([heads[largest]]):
+            return len(block.text) / len(block.rows)
+    return seen[3]
 
 
 def _sample(

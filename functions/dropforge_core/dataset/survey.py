@@ -72,7 +72,13 @@ class _Surveyor:
         self._blocks = PartReader(outline.source(part.file, files), head, part, self._reader.below)
         limit = recipe.training.max_seq_len if recipe else None
         sampled = bound_for(outline.rows, tokens.SAMPLE)
-        self._tokens = TokenTally(limit, tokenizer, count_all=outline.small, bound=sampled)
+        self._tokens = TokenTally(
+            limit,
+            tokenizer,
+            count_all=outline.small,
+            bound=sampled,
+            keeps_long=severity["OVER_LENGTH"] != "error",
+        )
         self._balance = Balance()
         # The model that tells languages takes half a second to load, and a millisecond for a row: not for a handful
         # of rows, and not for many more than the sample has when all parts are merged.

@@ -27,6 +27,10 @@ Tokenizers of SentencePiece's kind turn spaces into U+2581 and have no pre-token
 There the vocabulary does: BPE can't join over a place where no token of the vocabulary has U+2581 behind
 another character. That is looked up, token by token. A text that has U+2581 itself is not cut.
 
+Where no count is wanted but only whether a row fits, looking up words is enough (`PieceCounter.saves`): bytes are
+the most that a text can have in tokens, and each known word between two spaces has that many fewer as it has
+tokens fewer than bytes. What is not known stays with its bytes.
+
 What is new is cut once more where the family's patterns always end a match (`_Family.inner`), and around added
 tokens, so that `today,` and `today.` cost one word between them. All that is new in a text goes to the tokenizer
 in one call, parted by an added token: what lies between two of them is a text of its own.
@@ -37,6 +41,7 @@ BPE, is counted as a whole. docs/adr/0007-exact-counts-by-the-word.md has the me
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -67,6 +72,8 @@ before it is the same at the end of a text."""
 
 _MINDS_SPACES: Final = re.compile(r"[A-Za-z]|.*\s", re.DOTALL)
 """An added token before which, or in which, several spaces would stay together."""
+
+_PLAIN_WORD: Final = re.compile(r" [A-Za-z]{1,46}[.,;:!?]?\Z")
 
 _REACHES_OVER: Final = re.compile(r"\S (?:\S|\Z)")
 """An added token that could reach over a cut."""
@@ -354,6 +361,9 @@ class PieceCounter:
             family.inner is not None and self._as_written and not any(map(_MINDS_SPACES.match, contents))
         )
         self._split = (_SINGLE_OR_LAST_SPACE if last_too else _SINGLE_SPACE).split
+        self._saves = last_too or (family.replaced and not any(" " in content for content in contents))
+        self._savings: dict[bytes, int] = {}
+        """By word of ASCII letters, perhaps with a sign behind it: its bytes and a space's, less its tokens."""
         beside = [
             f"{left}{token}{right}"
             for token in contents[:32]
@@ -388,6 +398,29 @@ class PieceCounter:
                 return total
         first, *others = self._split(text)
         return self._texts.total([first, *[" " + other for other in others]]) + self._learn_texts()
+
+    def saves(self, encoded: bytes, needed: int) -> bool:
+        """Whether the words of a row surely have so many tokens fewer than bytes, as far as they are known.
+
+        Args:
+            encoded: JSON without white space outside its texts, and without escapes other than those that JSON
+                asks for, so that what stands between two spaces is as it is, or has an escape in it.
+            needed: bytes, at least 1.
+        """
+        if not self._saves or (self._replaced and (b"  " in encoded or _UNDERSCORE.encode() in encoded)):
+            # With two spaces running the second is not U+2581 before a word, but one of a run.
+            return False
+        saving, begin, end = self._savings.get, 0, len(encoded)
+        while begin < end:
+            # Most words are known and have a quarter as many tokens: this much is mostly enough.
+            stop = begin + 2 * needed + 64
+            stop = encoded.find(b" ", stop) + 1 if stop < end else end
+            stop = stop or end
+            needed -= sum(map(saving, encoded[begin:stop].split(b" "), repeat(0)))
+            if needed <= 0:
+                return True
+            begin = stop
+        return False
 
     def _learn_words(self) -> int:
         """Tokens of the words that wait."""
@@ -425,6 +458,13 @@ class PieceCounter:
             if found != [text]
         }
         self._texts.keep({text: tokens for text, tokens in counts.items() if len(text) <= LONGEST_PIECE})
+        if len(self._savings) > MOST_PIECES:
+            self._savings.clear()
+        self._savings |= {
+            text[1:].encode(): len(text) - tokens
+            for text, tokens in counts.items()
+            if _PLAIN_WORD.match(text) and self._added.search(text) is None
+        }
         return counts
 
     def _parts(self, text: str) -> list[str]:

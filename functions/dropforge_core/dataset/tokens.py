@@ -1,17 +1,17 @@
 """How many tokens rows have under the base model: exactly where its tokenizer is at hand, else estimated.
 
-A row surely fits where its bytes and the most that the chat template can add to rows of its roles are within
-the limit, because byte-level BPE never makes more tokens than bytes. All others are rendered and counted. Of
-those that surely fit, a sample is counted for the totals, or all of them where the dataset is small.
+A row surely fits where its bytes, and the most that the chat template can add to rows of its roles, are within
+the limit: byte-level BPE never makes more tokens than bytes. It surely fits as well where its known words have
+enough tokens fewer than bytes. All others are rendered and counted, so that the verdict is that of counting
+every row. Totals come from a sample, or from all rows where the dataset is small.
 """
 
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
-from typing import Any, Final, Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -49,12 +49,18 @@ SAMPLE: Final = 512
 """Different rows that are counted for the totals. Tokens per byte vary by 10-30 % from row to row, so the total's
 95 % interval is 1-3 % wide either way."""
 
+LARGEST: Final = 16
+"""Rows with the most bytes that are counted for the longest one."""
+
 HELD_BYTES: Final = 8192
 """Rows of the sample up to this size wait to be counted until the sample is known; larger ones would take
 memory."""
 
 SPOT_CHECKS: Final = 256
 """One counted row in so many is counted both ways, by its pieces and as a whole."""
+
+_MOST_BYTES: Final = (1 << 24) - 1
+"""Of a row; larger ones are as large as that in the order of sizes."""
 
 _UNKNOWN: Final = 1 << 40
 """An excess that no limit allows."""
@@ -101,6 +107,10 @@ class TokenCounter(Protocol):
         Usually negative, JSON being wordier than templates. None where nothing can be promised, or where the
         template refuses.
         """
+        ...
+
+    def saves(self, encoded: bytes, needed: int) -> bool:
+        """Whether a row of this canonical JSON surely has so many tokens fewer than bytes; False where unknown."""
         ...
 
     def may_lengthen(self, encoded: bytes) -> bool:
@@ -206,6 +216,10 @@ class ChatTokenizer:
         between, parts = self._added.subn("", text)
         return len(between.encode()) + parts + self._prefix * (parts + 1) - syntax
 
+    def saves(self, encoded: bytes, needed: int) -> bool:
+        """See `TokenCounter.saves`."""
+        return self._pieces is not None and self._pieces.saves(encoded, needed)
+
     def may_lengthen(self, encoded: bytes) -> bool:
         """NFC writes some characters with up to three times their bytes (UAX #15, composition exclusions)."""
         if not self._composes or encoded.isascii():
@@ -282,6 +296,7 @@ class Rows(Protocol):
     def encoded(self) -> Sequence[bytes]: ...
     def metas(self) -> Sequence[bytes]: ...
     def row(self, index: int) -> Canonical: ...
+    def without(self, indices: Collection[int]) -> Self: ...
     def __len__(self) -> int: ...
 
 
@@ -303,14 +318,70 @@ class TallyState(msgspec.Struct):
     rows: int = 0
     bytes: int = 0
     counted_rows: int = 0
-    """Of all that was counted one by one, not for the sample."""
+    """Of all that were counted one by one."""
     counted_bytes: int = 0
     counted_tokens: int = 0
     longest: int = 0
-    """Most tokens of those, or the highest estimate."""
+    """Most tokens of those and of the rows that are too long, or the highest estimate."""
     bound: int = HIGHEST
     sample: dict[int, Sampled] = {}
     """By digest."""
+    largest_bound: int = HIGHEST
+    largest: dict[int, Sampled] = {}
+    """The rows with the most bytes."""
+
+
+class _Sample:
+    """Rows of which some are kept until it is known which of them are to be counted."""
+
+    def __init__(self, size: int, bound: int = HIGHEST) -> None:
+        self.lowest: Lowest[Sampled] = Lowest(size, bound)
+        self._held: dict[int, Canonical] = {}
+        """Rows that were not counted yet."""
+
+    def take(
+        self, counter: TokenCounter, rows: Rows, sizes: NDArray[np.int64], keys: NDArray[np.uint64]
+    ) -> None:
+        """Note those rows of a block that have the lowest keys."""
+        if len(self._held) > 4 * self.lowest.size:
+            self.lowest.settle()
+            self._held = {key: row for key, row in self._held.items() if key in self.lowest.entries}
+        for index in self.lowest.wanted(keys):
+            key, size = int(keys[index]), int(sizes[index])
+            known = self.lowest.entries.get(key)
+            if known is not None:
+                known.times += 1
+                continue
+            entry = self.lowest.entries[key] = Sampled(1, size)
+            if size <= HELD_BYTES:
+                self._held[key] = rows.row(index)
+            else:
+                entry.tokens = _count_sampled(counter, key, rows.row(index), size)
+
+    def settle(self, counter: TokenCounter | None) -> None:
+        """Count what is held."""
+        self.lowest.settle()
+        for key, entry in self.lowest.entries.items():
+            if entry.tokens < 0 and counter is not None:
+                entry.tokens = _count_sampled(counter, key, self._held[key], entry.size)
+        self._held.clear()
+
+    def add(self, bound: int, entries: Mapping[int, Sampled]) -> None:
+        """Take another sample's entries; both are settled."""
+        self.lowest.lower(bound)
+        for key, one in entries.items():
+            if key > self.lowest.bound:
+                continue
+            known = self.lowest.entries.get(key)
+            if known is None:
+                self.lowest.entries[key] = msgspec.structs.replace(one)
+            else:
+                known.times += one.times
+        self.lowest.settle()
+
+    def entries(self) -> dict[int, Sampled]:
+        """In the order of their keys."""
+        return {key: self.lowest.entries[key] for key in sorted(self.lowest.entries)}
 
 
 class TokenTally:
@@ -321,6 +392,7 @@ class TokenTally:
         counter: the base model's; None estimates.
         count_all: whether every row is counted, or only those in doubt and a sample.
         bound: of the sample, see `sampling.bound_for`; the same for all parts of a dataset.
+        keeps_long: whether rows that are too long are among those that the totals are of.
     """
 
     def __init__(
@@ -330,14 +402,15 @@ class TokenTally:
         *,
         count_all: bool,
         bound: int = HIGHEST,
+        keeps_long: bool = True,
     ) -> None:
         self._limit = limit
         self._counter = counter
         self._count_all = count_all
+        self._keeps_long = keeps_long
         self._taken = TallyState(limit, counter is not None)
-        self._sample: Lowest[Sampled] = Lowest(SAMPLE, bound)
-        self._held: dict[int, Canonical] = {}
-        """Rows of the sample that were not counted yet, by digest."""
+        self._sample = _Sample(SAMPLE, bound)
+        self._largest = _Sample(LARGEST)
         self._excess: dict[tuple[bytes, ...], int] = {}
 
     def check(self, rows: Rows, digests: NDArray[np.uint64] | None = None) -> list[tuple[int, Fault]]:
@@ -356,100 +429,88 @@ class TokenTally:
         if not len(rows):
             return []
         sizes = np.fromiter(map(len, rows.encoded), np.int64, len(rows))
-        self._taken.rows += len(rows)
-        self._taken.bytes += int(sizes.sum())
         if self._counter is None:
+            self._taken.rows += len(rows)
+            self._taken.bytes += int(sizes.sum())
             return self._estimate_all(rows, sizes)
         if digests is None:
             digests = np.fromiter(map(xxhash.xxh3_64_intdigest, rows.encoded), np.uint64, len(rows))
-        if self._count_all:
-            doubtful: list[int] = list(range(len(rows)))
-        else:
-            in_doubt = self._in_doubt(self._counter, rows, sizes)
-            doubtful = np.flatnonzero(in_doubt).tolist()
-            self._take_sample(self._counter, rows, sizes, digests, np.flatnonzero(~in_doubt))
+        doubtful = range(len(rows)) if self._count_all else self._in_doubt(self._counter, rows, sizes)
         faults = []
+        kept = np.ones(len(rows), np.bool_)
         for index in doubtful:
             spot = int(digests[index]) % SPOT_CHECKS == 0
-            fault = self._judge(self._counter, rows.row(index), int(sizes[index]), spot=spot)
+            fault, tokens = self._judge(self._counter, rows.row(index), spot=spot)
             if fault is not None:
                 faults.append((index, fault))
+                kept[index] = self._keeps_long and fault.code == "OVER_LENGTH"
+            if self._count_all and kept[index]:
+                self._taken.counted_rows += 1
+                self._taken.counted_bytes += int(sizes[index])
+                self._taken.counted_tokens += tokens
+        self._taken.rows += int(kept.sum())
+        self._taken.bytes += int(sizes[kept].sum())
+        if not self._count_all:
+            self._take_samples(self._counter, rows, sizes, digests, kept)
         return faults
 
-    def _judge(self, counter: TokenCounter, row: Canonical, size: int, *, spot: bool) -> Fault | None:
+    def _judge(self, counter: TokenCounter, row: Canonical, *, spot: bool) -> tuple[Fault | None, int]:
+        """What is wrong with a row's length, and its tokens."""
         try:
             tokens = _count(counter, row, spot=spot)
         except TemplateRefused as refused:
-            self._taken.rows -= 1
-            self._taken.bytes -= size
-            return Fault("TEMPLATE_REFUSED", "", f"a refusal of the template: {ascii(str(refused))[1:-1]}")
-        self._taken.counted_rows += 1
-        self._taken.counted_bytes += size
-        self._taken.counted_tokens += tokens
-        self._taken.longest = max(self._taken.longest, tokens)
-        if self._limit is None or tokens <= self._limit:
-            return None
-        return Fault("OVER_LENGTH", "", f"{tokens:,} tokens", f"at most {self._limit:,}")
+            found = f"a refusal of the template: {ascii(str(refused))[1:-1]}"
+            return Fault("TEMPLATE_REFUSED", "", found), 0
+        too_long = self._limit is not None and tokens > self._limit
+        if too_long or self._count_all:
+            # Which others are counted depends on which words are known, and is not told.
+            self._taken.longest = max(self._taken.longest, tokens)
+        if not too_long:
+            return None, tokens
+        return Fault("OVER_LENGTH", "", f"{tokens:,} tokens", f"at most {self._limit:,}"), tokens
 
-    def _in_doubt(self, counter: TokenCounter, rows: Rows, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which rows may be too long, or may be refused by the template."""
+    def _in_doubt(self, counter: TokenCounter, rows: Rows, sizes: NDArray[np.int64]) -> list[int]:
+        """Places of the rows that may be too long, or may be refused by the template."""
         excess = self._excess
         roles = [tuple(_ROLES(encoded)) for encoded in rows.encoded]
         for missing in {*roles}.difference(excess):
             excess[missing] = _excess_of(counter, missing)
-        most = sizes + np.fromiter(map(excess.__getitem__, roles), np.int64, len(roles))
-        doubt = most > (_UNKNOWN // 2 if self._limit is None else self._limit)
-        # What a template makes of tools is no matter of roles.
-        for index in compress(range(len(roles)), ~doubt):
+        added = np.fromiter(map(excess.__getitem__, roles), np.int64, len(roles))
+        # What a template makes of tools is no matter of roles, nor is what a normaliser makes of a text.
+        doubt = added == _UNKNOWN
+        for index in np.flatnonzero(~doubt).tolist():
             encoded = rows.encoded[index]
             if b'"tool_call' in encoded or counter.may_lengthen(encoded):
                 doubt[index] = True
         for index, meta in enumerate(rows.metas()):
             if meta and b'"tools":' in meta:
                 doubt[index] = True
-        return doubt
+        if self._limit is not None:
+            beyond = sizes + added - self._limit
+            for index in np.flatnonzero((beyond > 0) & ~doubt).tolist():
+                doubt[index] = not counter.saves(rows.encoded[index], int(beyond[index]))
+        found: list[int] = np.flatnonzero(doubt).tolist()
+        return found
 
-    def _take_sample(
+    def _take_samples(
         self,
         counter: TokenCounter,
         rows: Rows,
         sizes: NDArray[np.int64],
         digests: NDArray[np.uint64],
-        places: NDArray[np.int64],
+        kept: NDArray[np.bool_],
     ) -> None:
-        """Note those rows of a block that belong to the sample."""
-        if len(self._held) > 4 * SAMPLE:
-            self._sample.settle()
-            self._held = {one: row for one, row in self._held.items() if one in self._sample.entries}
-        for chosen in self._sample.wanted(digests[places]):
-            index = int(places[chosen])
-            digest, size = int(digests[index]), int(sizes[index])
-            known = self._sample.entries.get(digest)
-            if known is not None:
-                known.times += 1
-                continue
-            entry = self._sample.entries[digest] = Sampled(1, size)
-            if size <= HELD_BYTES:
-                self._held[digest] = rows.row(index)
-            else:
-                entry.tokens = self._count_sampled(counter, digest, rows.row(index), size)
-
-    @staticmethod
-    def _count_sampled(counter: TokenCounter, digest: int, row: Canonical, size: int) -> int:
-        try:
-            return _count(counter, row, spot=digest % SPOT_CHECKS == 0)
-        except TemplateRefused:
-            # The template took other rows of these roles, so it looked at the text. What fits and is refused
-            # for its text is found in small datasets only.
-            return TokenTally.estimate(size, len(row.messages))
+        if not kept.all():
+            rows = rows.without(np.flatnonzero(~kept).tolist())
+            sizes, digests = sizes[kept], digests[kept]
+        self._sample.take(counter, rows, sizes, digests)
+        smallest_first = np.uint64(_MOST_BYTES) - np.minimum(sizes, _MOST_BYTES).astype(np.uint64)
+        self._largest.take(counter, rows, sizes, smallest_first << np.uint64(40) | digests >> np.uint64(24))
 
     def _settle(self) -> None:
-        """Count what the sample holds."""
-        self._sample.settle()
-        for digest, entry in self._sample.entries.items():
-            if entry.tokens < 0 and self._counter is not None:
-                entry.tokens = self._count_sampled(self._counter, digest, self._held[digest], entry.size)
-        self._held.clear()
+        """Count what the samples hold."""
+        self._sample.settle(self._counter)
+        self._largest.settle(self._counter)
 
     @staticmethod
     def estimate(size: int, messages: int) -> int:
@@ -475,8 +536,13 @@ class TokenTally:
     def state(self) -> TallyState:
         """What another process needs of this tally. MessagePack and JSON take it as it is."""
         self._settle()
-        sample = {digest: self._sample.entries[digest] for digest in sorted(self._sample.entries)}
-        return msgspec.structs.replace(self._taken, bound=self._sample.bound, sample=sample)
+        return msgspec.structs.replace(
+            self._taken,
+            bound=self._sample.lowest.bound,
+            sample=self._sample.entries(),
+            largest_bound=self._largest.lowest.bound,
+            largest=self._largest.entries(),
+        )
 
     @classmethod
     def from_state(cls, state: TallyState) -> "TokenTally":
@@ -499,29 +565,24 @@ class TokenTally:
         mine.counted_bytes += state.counted_bytes
         mine.counted_tokens += state.counted_tokens
         mine.longest = max(mine.longest, state.longest)
-        self._sample.lower(state.bound)
-        for digest, one in state.sample.items():
-            if digest > self._sample.bound:
-                continue
-            known = self._sample.entries.get(digest)
-            if known is None:
-                self._sample.entries[digest] = msgspec.structs.replace(one)
-            else:
-                known.times += one.times
-        self._sample.settle()
+        self._sample.add(state.bound, state.sample)
+        self._largest.add(state.largest_bound, state.largest)
 
     @property
     def exact(self) -> bool:
         """Whether every row was counted."""
-        return self._taken.by_tokenizer and (
-            self._sample.has_all or self._taken.counted_rows == self._taken.rows
-        )
+        taken = self._taken
+        return taken.by_tokenizer and (self._sample.lowest.has_all or taken.counted_rows == taken.rows)
 
     @property
     def longest(self) -> int:
-        """Most tokens of a row that was counted, or the highest estimate."""
+        """Most tokens of a row that was counted, or the highest estimate.
+
+        Counted are the rows that are too long, those with the most bytes, and those of the sample.
+        """
         self._settle()
-        return max(self._taken.longest, max((one.tokens for one in self._sample.entries.values()), default=0))
+        counted = (*self._sample.lowest.entries.values(), *self._largest.lowest.entries.values())
+        return max(self._taken.longest, max((one.tokens for one in counted), default=0))
 
     def total(self, size: int | None = None, rows: int | None = None, messages: int = 3) -> int:
         """Tokens of rows of so many bytes together, at the rate of all rows."""
@@ -546,7 +607,7 @@ class TokenTally:
         if taken.rows == taken.counted_rows:
             return 0.0, 0.0
         found = np.array(
-            [(one.times * one.size, one.times * one.tokens) for one in self._sample.entries.values()],
+            [(one.times * one.size, one.times * one.tokens) for one in self._sample.lowest.entries.values()],
             dtype=np.float64,
         ).reshape(-1, 2)
         size, tokens = found.sum(axis=0)
@@ -554,7 +615,7 @@ class TokenTally:
             counted = taken.counted_tokens / taken.counted_bytes if taken.counted_bytes else 0.0
             return counted or 1 / BYTES_PER_TOKEN, None
         rate, n = float(tokens / size), len(found)
-        if self._sample.has_all:
+        if self._sample.lowest.has_all:
             return rate, 0.0
         if n < _FEWEST_SAMPLED:
             return rate, None
@@ -574,7 +635,7 @@ class TokenTally:
         if error is not None:
             margin = round(_CONFIDENCE_95 * error * (self._taken.bytes - self._taken.counted_bytes))
             interval = [total - margin, total + margin]
-        sampled = sum(one.times for one in self._sample.entries.values())
+        sampled = sum(one.times for one in self._sample.lowest.entries.values())
         return {
             "total": total,
             "interval": interval,
@@ -597,6 +658,15 @@ def _count(counter: TokenCounter, row: Canonical, *, spot: bool) -> int:
     if row.rejected is not None:
         tokens = max(tokens, counter.count([*row.prompt, row.rejected], tools))
     return tokens
+
+
+def _count_sampled(counter: TokenCounter, key: int, row: Canonical, size: int) -> int:
+    try:
+        return _count(counter, row, spot=key % SPOT_CHECKS == 0)
+    except TemplateRefused:
+        # The template took other rows of these roles, so it looked at the text. What fits and is refused for
+        # its text is found in small datasets only.
+        return TokenTally.estimate(size, len(row.messages))
 
 
 def _excess_of(counter: TokenCounter, roles: tuple[bytes, ...]) -> int:

@@ -13,12 +13,14 @@ import xxhash
 from dataset_cases import as_lines, chat, in_memory, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_cases import built
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from dropforge_core.dataset.rows.columns import RowBlock
 from dropforge_core.dataset.rows.formats import Canonical
 from dropforge_core.dataset.sampling import HIGHEST, bound_for
 from dropforge_core.dataset.tokens import (
+    LARGEST,
     SAMPLE,
     PiecesDisagree,
     TallyState,
@@ -252,13 +254,19 @@ TEMPLATES = {
     "wordy": counter_of("{% for m in messages %}" + "blah " * 30 + "{{ m.content }}{% endfor %}"),
     "shouting": counter_of("{% for m in messages %}{{ m.content | upper }}{% endfor %}"),
     "first only": counter_of("{{ messages[0].content }}"),
+} | {
+    name: load_tokenizer(
+        built(name)[0].to_str().encode(),
+        json.dumps({"chat_template": LLAMA, "bos_token": "<|end|>"}).encode(),
+    )
+    for name in ("gpt2", "pattern 2", "nfc", "gemma", "metaspace in front", "gpt2 with a prefix")
 }
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     datasets(),
-    st.integers(10, 400),
+    st.integers(10, 300),
     st.sampled_from(sorted(TEMPLATES)),
 )
 def test_no_row_that_is_too_long_is_passed_over(rows, limit, name):
@@ -276,7 +284,8 @@ def test_most_rows_need_no_counting(counter):
     tally.check(rows)
     with patch.object(type(counter), "count", autospec=True, side_effect=type(counter).count) as counted:
         summary = tally.summary()
-    assert counted.call_count == SAMPLE == summary["rows_counted"]
+    assert counted.call_count == SAMPLE + LARGEST
+    assert summary["rows_counted"] == SAMPLE
     assert not summary["exact"]
 
 
@@ -379,3 +388,17 @@ def test_a_dataset_whose_pieces_are_wrong_is_counted_again_as_a_whole(counter, r
         report = validate([in_memory(as_lines(*rows))], recipe(), tokenizer=broken)
     assert report.tokens["total"] == sum(map(length, rows))
     assert not report.errors
+
+
+@pytest.mark.parametrize("count_all", [True, False])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_totals_are_of_the_rows_that_are_kept(counter, count_all, keeps):
+    """Rows that are too long count where they stay in the dataset; refused ones never do."""
+    rows = many_rows(3, 200)
+    long = [chat("long " * 500, f"{n}") for n in range(3)]
+    refused = [{"messages": [{"role": "system", "content": "s"}, *chat("a b")["messages"]]}]
+    tally = TokenTally(2_000, counter, count_all=count_all, keeps_long=keeps)
+    assert len(tally.check(block(*rows, *long, *refused))) == 4
+    assert tally.total() == sum(map(length, rows + long * keeps))
+    assert tally.exact
+    assert tally.longest == max(map(length, long))
