@@ -10,11 +10,13 @@ export HF_HUB_OFFLINE ?= 1
 export SAM_CLI_TELEMETRY ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
+SECONDS ?= 120
+
 FAULTS := tests/statemachine/test_paths.py tests/functions/core/test_ladder.py \
   tests/functions/test_diagnose_failure.py tests/functions/test_report_job_state.py \
   tests/training_image/test_failure.py tests/training_image/test_checkpoint.py \
   tests/training_image/test_training_loop.py tests/training_image/test_stopping.py \
-  tests/training_image/test_passes.py tests/training_image/test_base_models.py tests/local/test_lifecycle.py
+  tests/training_image/test_passes.py tests/training_image/test_unusable_bases.py tests/local/test_lifecycle.py
 
 help: ## What each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +59,11 @@ security: setup ## Security lints, and a look for credentials in what is tracked
 bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes each
 	@set -e; for script in benchmarks/[a-z]*.py; do python $$script $(if $(QUICK),--quick) --json; done
 
+fuzz: setup ## Planted faults, divisions and mutations ten times as long, then a search led by coverage; SECONDS=600
+	python -m pip install --quiet --no-deps --require-hashes -r requirements/fuzz.txt
+	DROPFORGE_EFFORT=10 pytest $(addprefix tests/functions/core/dataset/test_,planted.py splits.py fuzz.py)
+	python tests/functions/core/dataset/fuzz.py --seconds $(SECONDS)
+
 load: setup ## A burst of uploads: each ends once and is told once
 	python benchmarks/load.py $(if $(QUICK),--quick)
 
@@ -73,4 +80,4 @@ clean: ## Remove what tools left behind; .venv and downloaded models stay
 	rm -rf .aws-sam .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test check faults load security bench schemas image lock clean
+.PHONY: help setup demo test check faults fuzz load security bench schemas image lock clean
