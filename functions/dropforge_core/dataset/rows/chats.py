@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.rows.formats import tool_names
-from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, is_empty
+from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk
 from dropforge_core.dataset.rows.messages import Assistant, Calling, Message, System, Tool, User
 
 _Null = UnsetType | None
@@ -92,12 +92,13 @@ class Chats(Layout):
         return Became(talks, None, frozenset(refused))
 
     def blank(self, row: Row) -> bool:
-        return any(
-            type(message.content) is str
-            and is_empty(message.content)
-            and not (type(message) is _Assistant and message.tool_calls)
-            for message in row.messages
-        )
+        for message in row.messages:
+            content = message.content
+            if type(content) is not str or (content and not content.isspace()):
+                continue
+            if type(message) is not _Assistant or not message.tool_calls:
+                return True
+        return False
 
 
 class _Talk:

@@ -52,7 +52,7 @@ def decode_and_write(raw: bytes, faults: list[Fault]) -> tuple[dict[str, Any], b
         raise _explain(raw, error) from None
     if type(row) is not dict:
         raise RowBroken(Fault("ROW_TYPE", "", describe(row)))
-    if _many_levels(raw) and is_deep(row):
+    if many_levels(raw) and is_deep(row):
         raise RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
     written = encode(row)
     # A name that comes twice in an object takes its quotation marks along.
@@ -72,9 +72,9 @@ def quotes_of(raw: bytes) -> int:
     return -1 if b"\\\\u0022" in raw else written + raw.count(b"\\u0022")
 
 
-def _many_levels(raw: bytes) -> bool:
-    """Whether there are as many brackets and braces as a row that is too deep has."""
-    return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH
+def many_levels(raw: bytes) -> bool:
+    """Whether there are about as many brackets and braces as a row that is too deep has, or more."""
+    return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH - 4
 
 
 def is_deep(value: dict[str, Any] | list[Any], depth: int = 1) -> bool:
@@ -101,7 +101,7 @@ def describe(value: Any) -> str:
 def _explain(raw: bytes, error: Exception) -> RowBroken:
     """Why the parser refused; the message never shows the row."""
     # Not by the error alone: how deep the parser goes before it gives up is the process's affair.
-    if isinstance(error, RecursionError) or (_many_levels(raw) and nesting(raw) > MAX_DEPTH):
+    if isinstance(error, RecursionError) or (many_levels(raw) and nesting(raw) > MAX_DEPTH):
         return RowBroken(Fault("JSON_DEPTH", "", f"more than {MAX_DEPTH} levels"))
     if isinstance(error, msgspec.ValidationError):
         return RowBroken(Fault("JSON_NUMBER", "", "a number beyond the range of a double"))

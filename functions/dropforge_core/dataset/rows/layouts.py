@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
-from dropforge_core.dataset.rows.decoding import is_deep
+from dropforge_core.dataset.rows.decoding import is_deep, many_levels
 from dropforge_core.dataset.rows.messages import (
     Assistant,
     Message,
@@ -186,19 +186,18 @@ class Layout:
         deep: set[int] = set()
         for at, row in enumerate(rows):
             values = self._values(row) if self._values else ()
-            meta = {
-                name: value for name, value in zip(self._names, values, strict=False) if value is not UNSET
-            }
+            meta: dict[str, Any] = dict(zip(self._names, values, strict=False))
+            if UNSET in values:
+                meta = {name: value for name, value in meta.items() if value is not UNSET}
             if self._meta and row.meta:
                 meta |= row.meta
-                if is_deep(row.meta, 2):
-                    deep.add(at)
             metas.append(encode_sorted(meta) if meta else b"")
             wordy = [value for value in meta.values() if type(value) not in _WITHOUT_TEXT]
-            texts.append(encode(wordy) if wordy else b"")
-            for value in wordy:
-                if type(value) is not str and is_deep(value, 2):
-                    deep.add(at)
+            written = encode(wordy) if wordy else b""
+            texts.append(written)
+            # One level more than the row itself where they come from `meta`.
+            if many_levels(written) and any(type(value) is not str and is_deep(value, 3) for value in wordy):
+                deep.add(at)
         return Others(metas, texts, deep)
 
     def _more(self, rows: Sequence[Row]) -> int:

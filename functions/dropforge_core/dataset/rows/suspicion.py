@@ -28,7 +28,6 @@ WEIGHT: Final = BROKEN << 3
 """A message that is not to be learnt."""
 PRIVATE: Final = BROKEN - 1
 """Private data; the lowest bits are of `private_data.KINDS`, in their order."""
-ANYTHING: Final = (BROKEN << 4) - 1
 
 _NUL: Final = rb"\\u0000"
 _BIDI: Final = (rb"\xe2\x80[\xaa-\xae]", rb"\xe2\x81[\xa6-\xa9]")
@@ -46,7 +45,8 @@ _BLANK: Final = (
 _WEIGHT: Final = rb'"weight":0'
 
 _HITS_PER_ROW: Final = 8
-"""Beyond that, being told of each hit costs more than looking at every row."""
+_BYTES_PER_HIT: Final = 128
+"""Beyond these, being told of each hit costs more than looking at every row."""
 
 _RUN: Final = re.compile(rb"[0-9 .()+-]*")
 _ESCAPE: Final = re.compile(rb"\\(?:[bfnrt]|u[0-9a-f]{4})\Z")
@@ -153,7 +153,7 @@ class Scanner:
         found: dict[int, int] = {}
         for one, scratch in zip(self._sets, self._scratches, strict=True):
             hits: list[_Hit] = []
-            limit = len(rows) * _HITS_PER_ROW + 100
+            limit = 100 + len(rows) * _HITS_PER_ROW + len(text) // _BYTES_PER_HIT
             self._scan(one, scratch, text, hits, limit)
             if not hits:
                 continue
@@ -204,13 +204,13 @@ def _numbers(text: bytes, end: int) -> int:
     stop = run.end() if run else end
     if not head or stop == end + _AROUND:
         return _NUMBERS
-    if not _LIKELY.search(text, start, stop):
-        return 0
-    # An escaped character is none of a word. What is cut in two may look like less, and be suspected more.
     before = text[max(0, start - 8) : start]
     if before.endswith(b"\\u"):
         # Some of the digits are of an escaped character.
         return _NUMBERS
+    if not _LIKELY.search(text, start, stop):
+        return 0
+    # An escaped character is none of a word. What is cut in two may look like less, and be suspected more.
     if _ESCAPE.search(before):
         before = b" "
     around = (before + text[start : stop + 8]).decode("utf-8", "replace")

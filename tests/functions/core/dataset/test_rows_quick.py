@@ -6,13 +6,14 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rows import ANSWER, ROWS, Listening, Rows
+from rows_cases import ANSWER, ROWS, Listening, Rows
 
 from dropforge_core.dataset.rows.columns import RowBlock
+from dropforge_core.dataset.rows.messages import encode
 from dropforge_core.dataset.rows.quick import QuickReader
 from dropforge_core.dataset.rows.reader import WELL_KNOWN_TOKENS, Form, RowReader
 from dropforge_core.dataset.rows.shapes import learn
-from dropforge_core.dataset.rows.suspicion import Scanner
+from dropforge_core.dataset.rows.suspicion import RESERVED, Scanner
 from dropforge_core.dataset.rows.thorough import ThoroughReader
 
 ODD = [
@@ -272,6 +273,10 @@ def contents(block):
 def test_the_quick_path_agrees_with_the_thorough_one_in_everything(case, checks):
     """Whatever the rows: the same are valid, their columns are the same bytes, and the same faults come in one order."""
     form, given_blocks = case
+    agree(form, given_blocks, checks)
+
+
+def agree(form, given_blocks, checks):
     first = "line 1 of a.jsonl" if form else "a.jsonl"
     quick_judge, thorough_judge = Listening(**checks), Listening(**checks)
     quick = RowReader(quick_judge, Form(form, first), WELL_KNOWN_TOKENS)
@@ -287,6 +292,14 @@ def test_the_quick_path_agrees_with_the_thorough_one_in_everything(case, checks)
     assert quick_judge.heard == thorough_judge.heard
     assert (quick.rows, quick.faulty, quick.private) == (thorough.rows, thorough.faulty, thorough.private)
     assert (quick.form.name, quick.form.first) == (thorough.form.name, thorough.form.first)
+
+
+@pytest.mark.parametrize("levels", range(58, 68))
+@pytest.mark.parametrize("around", ['{"text":"x","a":%s}', '{"text":"x","meta":{"a":%s}}'])
+def test_depth_is_judged_alike(around, levels):
+    """At the limit of levels both paths say the same, wherever in a row the levels are."""
+    value = "[" * levels + '"a"' + "]" * levels
+    agree("text", [[b'{"text":"y","a":1,"meta":{}}', (around % value).encode()] * 2], {})
 
 
 ORDINARY = {
@@ -337,3 +350,12 @@ def test_rows_that_the_quick_path_never_takes_are_read_all_the_same():
         line += 12
     assert [at for at, *_ in judge.heard] == faults
     assert (reader.rows, reader.faulty) == (1440, 120)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=5), st.text(max_size=5), st.text(max_size=5))
+def test_every_reserved_token_has_its_sign(token, before, behind):
+    """Whatever a tokenizer reserves, a text that has it is looked at."""
+    rows = [encode(before + token + behind), encode("nothing")]
+    found = Scanner((), [token]).suspects(b"\n".join((*rows, b"")), rows)
+    assert found.get(0, 0) & RESERVED
