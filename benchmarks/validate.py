@@ -29,7 +29,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-EDITION: Final = "1"
+EDITION: Final = "2"
 """Of the corpora; those of another edition are left alone."""
 SIZES: Final = {"2350": 2350, "356": 356}
 """Mean bytes of a row."""
@@ -165,6 +165,11 @@ def texts(seed: int) -> Callable[[int], str]:
     return text
 
 
+def letters(number: int) -> str:
+    """A number of seven letters. Digits would look like telephone numbers to whoever looks for these."""
+    return "".join(chr(ord("a") + number // 26**place % 26) for place in range(6, -1, -1))
+
+
 def rows(mean: int, seed: int) -> Iterator[dict[str, Any]]:
     """Conversations without end, their sizes log-normal around the mean; each has a reference of its own."""
     import random
@@ -186,7 +191,7 @@ def rows(mean: int, seed: int) -> Iterator[dict[str, Any]]:
             asked = text(int(share * rng.uniform(0.3, 1.2)))
             said = text(int(share * rng.uniform(0.8, 1.7)))
             if turn == 0:
-                asked += f" ref {number:010d}"
+                asked += f" ref {letters(number)}"
             if rng.random() < 0.003:
                 said += f" Write to ada{number}@corp-mail.net."
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
@@ -239,7 +244,7 @@ def build_large(path: Path, source: Path, size: int) -> None:
         while written < size:
             with source.open("rb") as file:
                 while written < size and (chunk := b"".join(file.readlines(8 << 20))):
-                    written += out.write(chunk.replace(b" ref 0", f" ref {copy}".encode()))
+                    written += out.write(chunk.replace(b" ref a", f" ref {chr(ord('a') + copy)}".encode()))
             copy += 1
 
 
@@ -462,7 +467,7 @@ class Bench:
 
     def corpus(self, name: str, *, faulty: bool) -> Path:
         """The corpus of that row size, built where it is not there yet."""
-        megabytes = {"2350": 60, "356": 30} if self.quick else {"2350": 300, "356": 90}
+        megabytes = {"2350": 50, "356": 25} if self.quick else {"2350": 300, "356": 90}
         path = self.folder / f"{name}-{'faulty' if faulty else 'clean'}-{megabytes[name]}.jsonl"
         if not path.exists():
             size = str(megabytes[name] * 1_000_000)
@@ -525,7 +530,7 @@ class Bench:
         return {
             "tokenizers": {"mb_s": whole["mb_s"], "rss_mb": whole["rss_mb"]},
             "ours_length": found
-            | {"rows_too_long": rows_too_long, "to_tokenizers": found["mb_s"] / whole["mb_s"]},
+            | {"rows_too_long": rows_too_long, "to_tokenizers": round(found["mb_s"] / whole["mb_s"], 1)},
         }
 
     def memory(self) -> dict[str, Any]:

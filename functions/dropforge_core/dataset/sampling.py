@@ -12,12 +12,12 @@ HIGHEST: Final = (1 << 64) - 1
 
 
 def bound_for(rows: float, size: int) -> int:
-    """A bound on digests under which a dataset of about so many rows has some three times `size` of them.
+    """A bound on digests under which a dataset of about so many rows has half as many again as `size`.
 
     It spares the parts of a large dataset each a whole sample of its own, of which most is left out when they
     are merged. Where there are fewer rows than was thought, the sample is smaller.
     """
-    return HIGHEST if rows <= 3 * size else int(HIGHEST * 3 * size / rows)
+    return HIGHEST if rows <= 1.5 * size else int(HIGHEST * 1.5 * size / rows)
 
 
 class Lowest(Generic[Entry]):
