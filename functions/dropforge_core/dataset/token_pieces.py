@@ -348,7 +348,7 @@ class PieceCounter:
         self._texts = _Counts()
         """By text that stands for itself."""
         self._seen = self._new = 0
-        """Characters of the present stretch, and those of them that had to be learnt."""
+        """Characters of the present stretch, and those of them that the tokenizer had to read."""
         self._turn = self._every = 1
         contents = sorted((t.content for t in layout.added_tokens if t.content), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
@@ -384,9 +384,9 @@ class PieceCounter:
         if self._turn % self._every or not text or (self._replaced and _UNDERSCORE in text):
             return self.whole(text)
         self._seen += len(text)
-        if self._seen > STRETCH:
+        if self._seen * self._every > STRETCH:
             # Some languages write no spaces, and random text never recurs.
-            self._every = RETRY if 2 * self._new > self._seen else 1
+            self._every = RETRY if self._new > 0.6 * self._seen else 1
             self._seen = self._new = 0
         # Where white space stands beside a space, words are no pieces. These two are the usual ways.
         if "  " not in text and "\n " not in text:
@@ -427,7 +427,6 @@ class PieceCounter:
         waiting, self._words.waiting = self._words.waiting, []
         if not waiting:
             return 0
-        self._new += sum(map(len, waiting))
         found = {key: _text_of(key) for key in waiting}
         self._texts.total([text for text in found.values() if text is not None])
         counts = self._learn()
@@ -443,7 +442,6 @@ class PieceCounter:
         waiting = self._texts.waiting.copy()
         if not waiting:
             return 0
-        self._new += sum(map(len, waiting))
         return sum(map(self._learn().__getitem__, waiting))
 
     def _learn(self) -> dict[str, int]:
@@ -496,6 +494,7 @@ class PieceCounter:
         together: list[str] = []
         counts = {}
         for text in texts:
+            self._new += len(text)
             if self._separator is not None and self._may_follow(text):
                 together.append(text)
             else:
