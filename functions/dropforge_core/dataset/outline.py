@@ -157,7 +157,9 @@ def _row_bytes(heads: Sequence[tuple[SourceFile, FileOutline]], seen: tuple[str,
     largest = max(range(len(heads)), key=lambda file: heads[file][1].size)
     if largest != seen[1]:
         for _, block in _blocks([heads[largest]]):
-            return len(block.text) / len(block.rows)
+            # One empty line is a block without text.
+            if block.text:
+                return len(block.text) / len(block.rows)
     return seen[3]
 
 

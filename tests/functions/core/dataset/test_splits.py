@@ -120,6 +120,7 @@ def test_any_division_of_any_bytes_gives_the_same(body, name, part_bytes, order)
 
 @settings(max_examples=effort(40), deadline=None)
 @given(st.lists(texts, min_size=2, max_size=3), st.integers(5, 60), orders)
+@example([b"\n" + ROW + b" ", ROW], 60, None)
 def test_any_division_of_several_files_gives_the_same(bodies, part_bytes, order):
     """Lines are those of their own file, and rows are compared across files, however these are divided."""
     files = [
