@@ -61,7 +61,8 @@ bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes
 
 fuzz: setup ## Planted faults, divisions and mutations ten times as long, then a search led by coverage; SECONDS=600
 	python -m pip install --quiet --no-deps --require-hashes -r requirements/fuzz.txt
-	DROPFORGE_EFFORT=10 pytest $(addprefix tests/functions/core/dataset/test_,planted.py splits.py fuzz.py)
+	DROPFORGE_EFFORT=10 pytest tests/functions/core/dataset/test_planted.py \
+	  tests/functions/core/dataset/test_splits.py tests/functions/core/dataset/test_fuzz.py
 	python tests/functions/core/dataset/fuzz.py --seconds $(SECONDS)
 
 load: setup ## A burst of uploads: each ends once and is told once
