@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from likeness_cases import columns_of, digests, families
 
@@ -64,7 +64,7 @@ def test_the_size_is_within_its_bounds(sizes, fewest, more, fraction, wanted):
         assert chosen.count(EVAL) < max(wanted, fewest) + max(sizes)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(GROUPS, GROUPS, st.integers(1, 30), st.floats(5, 60))
 def test_no_trained_row_is_held_out_when_a_dataset_grows(sizes, new, fewest, wanted):
     """New groups may send held-out rows to training, never the other way; but for what the docstring excepts."""
