@@ -130,7 +130,8 @@ class _Reducer:
         for fault in (*self._balance.faults(self._rules), *self._languages.faults(self._rules)):
             self._add(_DATASET, fault)
         self._excuse_dropped()
-        report = self._report(chosen, len(copies[0]), near, len(leaked))
+        exact = len(leaked) if self._problems.severity["LEAKAGE_EXACT"] != "off" else 0
+        report = self._report(chosen, len(copies[0]), near, exact)
         facts = self._facts(chosen) if report.valid else None
         return Examination(report, facts, self._outline, self._parts, chosen, self._columns, copies)
 
@@ -212,8 +213,7 @@ class _Reducer:
         return found.row, found.copy
 
     def _check_conflicts(self) -> Rows:
-        off = self._problems.severity["CONFLICTING_ANSWERS"] == "off"
-        if off or self._outline.form in ("preference", "text"):
+        if not self._columns.has("prompt") or self._outline.form in ("preference", "text"):
             return _NONE
         found = conflicts(self._columns)
         told = "another answer than {} to the same prompt"
@@ -221,7 +221,7 @@ class _Reducer:
         return found.row
 
     def _check_leaks(self) -> Rows:
-        if self._problems.severity["LEAKAGE_EXACT"] == "off" or "eval" not in self._outline.sides:
+        if not self._columns.has("prompt") or "eval" not in self._outline.sides:
             return _NONE
         found = leaks(self._columns)
         self._note_rows("LEAKAGE_EXACT", "a prompt that {} trains on", found.row, found.first)

@@ -129,7 +129,8 @@ class _Columns:
 
     def __init__(self, outline: Outline, severity: Mapping[str, Severity]) -> None:
         leaks = "eval" in outline.sides and severity["LEAKAGE_EXACT"] != "off"
-        self._prompts = leaks or severity["CONFLICTING_ANSWERS"] != "off"
+        # What is the same is not told to be alike, also where its own check is off.
+        self._prompts = leaks or severity["CONFLICTING_ANSWERS"] != "off" or outline.compares
         self._sketcher = Sketcher(outline.common_features) if outline.compares else None
         self._pieces: dict[str, list[Column]] = {}
 

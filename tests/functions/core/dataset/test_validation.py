@@ -155,6 +155,19 @@ def test_each_check_is_error_warning_or_off(recipe):
     assert not both & (found["off"][0] | found["off"][1])
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_what_is_the_same_is_not_told_to_be_alike(recipe, given):
+    """A check that is off does not let its finds come back as likenesses."""
+    one, other = chat("which bus goes to the old harbour on sundays"), chat("c d")
+    again = chat("which bus goes to the old harbour on sundays", "another answer")
+    files = [in_memory(as_lines(one, other, *([] if given else [again])))]
+    files += [in_memory(as_lines(again), "eval.jsonl")] if given else []
+    rules = {"checks": {"CONFLICTING_ANSWERS": "off", "LEAKAGE_EXACT": "off"}}
+    report = validate(files, recipe(dataset=rules))
+    assert (report.errors, report.warnings) == ((), ())
+    assert report.leakage == {"exact": 0, "near": 0}
+
+
 def test_limits_on_rows(recipe):
     """Too few and too many valid rows are errors that say how many there are."""
     body = as_lines(*[chat(question(n)) for n in range(12)])
