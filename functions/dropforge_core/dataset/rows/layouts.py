@@ -408,7 +408,7 @@ class TalkPairs(Layout):
             elif row.prompt is not UNSET:
                 before += row.prompt
             good, bad = (_behind(before, answer) for answer in (row.chosen, row.rejected))
-            if not row.chosen or not row.rejected or good[:-1] != bad[:-1] or good[-1] == bad[-1]:
+            if not row.chosen or not row.rejected or not _are_pair(good, bad):
                 refused.append(at)
             talks.append(good)
             rejected.append(bad[-1] if bad else Assistant(""))
@@ -418,6 +418,10 @@ class TalkPairs(Layout):
         texts = [text for text in (row.system, row.prompt) if text and type(text) is str]
         turns = row.chosen + row.rejected + (row.prompt if type(row.prompt) is list else [])
         return any(map(is_empty, texts)) or any_empty(turns)
+
+
+def _are_pair(good: Talk, bad: Talk) -> bool:
+    return good[:-1] == bad[:-1] and good[-1] != bad[-1] and type(bad[-1]) is Assistant
 
 
 def _behind(before: Talk, answer: Talk) -> Talk:

@@ -6,7 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows_cases import ANSWER, ROWS, Listening, Rows
+from rows_cases import ANSWER, ROWS, USER, Listening, Rows
 
 from dropforge_core.dataset.rows.columns import RowBlock
 from dropforge_core.dataset.rows.messages import encode
@@ -300,6 +300,23 @@ def test_depth_is_judged_alike(around, levels):
     """At the limit of levels both paths say the same, wherever in a row the levels are."""
     value = "[" * levels + '"a"' + "]" * levels
     agree("text", [[b'{"text":"y","a":1,"meta":{}}', (around % value).encode()] * 2], {})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "system", "content": "no"}]},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [USER]},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": []},
+        {"prompt": "a", "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "no", "weight": 0}]},
+        {"prompt": "a", "chosen": [ANSWER], "rejected": [ANSWER]},
+        {"prompt": [], "chosen": [USER, ANSWER], "rejected": [USER, {**ANSWER, "content": "no"}]},
+    ],
+)
+def test_pairs_that_are_nearly_right_are_judged_alike(row):
+    """An answer that is none, or the same, or not learnt, is told by both paths."""
+    good = {"prompt": "a", "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "no"}]}
+    agree("preference", [[json.dumps(one).encode() for one in (good, row, good, row)]], {})
 
 
 ORDINARY = {
