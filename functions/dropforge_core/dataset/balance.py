@@ -6,6 +6,7 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.recipe import DatasetRules
@@ -22,6 +23,7 @@ class Rows(Protocol):
 
     @property
     def encoded(self) -> Sequence[bytes]: ...
+    def sizes(self) -> NDArray[np.int64]: ...
     def answers(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
 
@@ -46,7 +48,7 @@ class Balance:
         """Take the rows of a block."""
         if not len(rows):
             return
-        sizes = np.fromiter(map(len, rows.encoded), np.int64, len(rows))
+        sizes = rows.sizes()
         powers = np.searchsorted(_POWERS, sizes, side="right")
         # Sums of whole numbers far below 2^53 are exact as doubles.
         self._add_sizes(

@@ -6,6 +6,7 @@ import numpy as np
 import xxhash
 
 from dropforge_core.dataset import languages, tokens
+from dropforge_core.dataset.allocation import many_rows
 from dropforge_core.dataset.balance import Balance
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.findings import Column, Findings, Tallies
@@ -89,16 +90,8 @@ class _Surveyor:
     def run(self, progress: Progress) -> Findings:
         read = 0
         for block in self._blocks:
-            rows = self._reader.read(block)
-            whole = np.fromiter(map(xxhash.xxh3_64_intdigest, rows.encoded), np.uint64, len(rows))
-            refused = self._refused(rows, whole)
-            if refused:
-                rows = rows.without(refused)
-                whole = np.delete(whole, sorted(refused))
-            self._columns.add(rows, whole)
-            self._balance.add(rows)
-            if self._languages:
-                self._languages.add(rows, whole)
+            with many_rows():
+                self._take(self._reader.read(block))
             progress(self._blocks.bytes - read)
             read = self._blocks.bytes
         progress(self._blocks.bytes - read)
@@ -117,6 +110,17 @@ class _Surveyor:
             ),
             columns=self._columns.arrays(),
         )
+
+    def _take(self, rows: RowBlock) -> None:
+        whole = np.fromiter(map(xxhash.xxh3_64_intdigest, rows.encoded), np.uint64, len(rows))
+        refused = self._refused(rows, whole)
+        if refused:
+            rows = rows.without(refused)
+            whole = np.delete(whole, sorted(refused))
+        self._columns.add(rows, whole)
+        self._balance.add(rows)
+        if self._languages:
+            self._languages.add(rows, whole)
 
     def _refused(self, rows: RowBlock, whole: Column) -> set[int]:
         """Rows that are longer than the model may see, where that is an error."""
@@ -140,7 +144,7 @@ class _Columns:
             "line": np.array(rows.lines, np.uint32),
             "whole": whole,
             "content": _content(rows, whole),
-            "size": np.fromiter(map(len, rows.encoded), np.uint32, count),
+            "size": rows.sizes().astype(np.uint32),
         }
         if self._prompts:
             digests = np.fromiter(map(xxhash.xxh3_64_intdigest, prompts := rows.prompts()), np.uint64, count)

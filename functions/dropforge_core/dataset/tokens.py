@@ -294,6 +294,7 @@ class Rows(Protocol):
 
     @property
     def encoded(self) -> Sequence[bytes]: ...
+    def sizes(self) -> NDArray[np.int64]: ...
     def metas(self) -> Sequence[bytes]: ...
     def row(self, index: int) -> Canonical: ...
     def without(self, indices: Collection[int]) -> Self: ...
@@ -428,7 +429,7 @@ class TokenTally:
         """
         if not len(rows):
             return []
-        sizes = np.fromiter(map(len, rows.encoded), np.int64, len(rows))
+        sizes = rows.sizes()
         if self._counter is None:
             self._taken.rows += len(rows)
             self._taken.bytes += int(sizes.sum())
@@ -517,11 +518,17 @@ class TokenTally:
         """Tokens of a row of `size` bytes of JSON."""
         return int((size - SYNTAX_BYTES * messages) / BYTES_PER_TOKEN) + 5 * messages + 1
 
+    @staticmethod
+    def _size_of(tokens: float) -> float:
+        """Fewest bytes of a row that may be estimated at more than so many tokens."""
+        return (tokens - 6) * BYTES_PER_TOKEN
+
     def _estimate_all(self, rows: Rows, sizes: NDArray[np.int64]) -> list[tuple[int, Fault]]:
         faults = []
         limit = math.inf if self._limit is None else self._limit
         # More messages make the estimate lower, so one message gives the most that a row can have.
-        for index in np.argsort(-sizes, kind="stable").tolist():
+        large = np.flatnonzero(sizes >= self._size_of(min(self._taken.longest, limit)))
+        for index in large[np.argsort(-sizes[large], kind="stable")].tolist():
             encoded = rows.encoded[index]
             most = self.estimate(len(encoded), 1)
             if most <= self._taken.longest and most <= limit:

@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from dropforge_core.contracts import DatasetFacts, DatasetManifest, ShardEntry
+from dropforge_core.dataset.allocation import many_rows
 from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.dataset.likeness.columns import EVAL, TRAIN
 from dropforge_core.dataset.outline import Outline
@@ -148,7 +149,8 @@ def canonical_lines(
     reader = RowReader(Notes(lenient, head.name), Form(outline.form, ""), frozenset())
     row, total = 0, len(lines)
     for block in PartReader(source, head, part, lambda _line, _fault: None):
-        rows = reader.read(block)
+        with many_rows():
+            rows = reader.read(block)
         found = list(map(xxhash.xxh3_64_intdigest, rows.encoded))
         # Rows that a later check refused the first time come again, and are passed over again.
         kept: list[int] = []

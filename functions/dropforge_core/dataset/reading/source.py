@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 1 << 19
 """Size of the pieces in which text is handed on; bounds memory."""
 
 Side = Literal["train", "eval"]

@@ -4,6 +4,9 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
 from typing import Final, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dropforge_core.dataset.rows.formats import Canonical
 from dropforge_core.dataset.rows.messages import (
     Message,
@@ -26,7 +29,7 @@ _REJECTED: Final = b']{"role":"assistant"'
 class RowBlock:
     """Rows without errors, in the order of the file."""
 
-    __slots__ = ("encoded", "lines", "others", "rejected", "talks")
+    __slots__ = ("_sizes", "encoded", "lines", "others", "rejected", "talks")
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class RowBlock:
         """As `metas`; None where no row has any."""
         self.rejected = rejected
         """Of pairs."""
+        self._sizes: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, rows: Iterable[tuple[int, Canonical]]) -> "RowBlock":
@@ -67,6 +71,12 @@ class RowBlock:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each row's canonical JSON."""
+        if self._sizes is None:
+            self._sizes = np.fromiter(map(len, self.encoded), np.int64, len(self.encoded))
+        return self._sizes
 
     def prompts(self) -> list[bytes]:
         """Canonical JSON of everything before the last message; empty where nothing is."""

@@ -16,6 +16,8 @@ from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count
 from dropforge_core.dataset.rows.messages import Assistant, Calling, Message, System, User, encode
 from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
 
+_TOGETHER: Final = 32
+"""Rows whose quotation marks are counted together, where those of a block don't add up."""
 _NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -87,8 +89,9 @@ class QuickReader:
             found = self._scanner.suspects(_lines(others.texts), others.texts)
             _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in found.items()})
             quotes += count_quotes(b"".join(metas))
-        if not self._scanner.is_plain(text) or not _adds_up(batch, quotes):
-            refused |= _repeating(batch, encoded, metas)
+        plain = self._scanner.is_plain(text)
+        if not plain or not _adds_up(batch, quotes):
+            refused |= _repeating(batch, encoded, metas, plain=plain)
         signs = _judge(batch, became, signs, refused)
         texts = {at: known for at in signs if (known := layout.texts(batch.decoded[at])) is not None}
         return Taken(
@@ -176,14 +179,32 @@ def _adds_up(batch: _Batch, canonical: int) -> bool:
     return written == batch.layout.expected(batch.decoded, canonical)
 
 
-def _repeating(batch: _Batch, encoded: Sequence[bytes], metas: Sequence[bytes] | None) -> set[int]:
-    """Which rows may have a name twice in one object."""
-    found = set()
-    for at, place in enumerate(batch.places):
-        raw = batch.rows[place]
-        canonical = encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
-        if quotes_of(raw) != batch.layout.expected(batch.decoded[at : at + 1], canonical):
-            found.add(at)
+def _repeating(
+    batch: _Batch, encoded: Sequence[bytes], metas: Sequence[bytes] | None, *, plain: bool
+) -> set[int]:
+    """Which rows may have a name twice in one object.
+
+    Args:
+        batch: the rows.
+        encoded: canonical JSON of each.
+        metas: as `Taken.metas`.
+        plain: whether each quotation mark is written as itself. If so no row has fewer than expected, and of
+            many that have as many as expected together, each has.
+    """
+    raw = [batch.rows[place] for place in batch.places]
+    found: set[int] = set()
+    for start in range(0, len(raw), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        if plain:
+            canonical = count_quotes(b"".join(encoded[some])) + count_quotes(
+                b"".join(metas[some] if metas else ())
+            )
+            if count_quotes(b"".join(raw[some])) == batch.layout.expected(batch.decoded[some], canonical):
+                continue
+        for at in range(start, min(start + _TOGETHER, len(raw))):
+            canonical = encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
+            if quotes_of(raw[at]) != batch.layout.expected(batch.decoded[at : at + 1], canonical):
+                found.add(at)
     return found
 
 

@@ -1,12 +1,15 @@
 """What must hold for any bytes whatever, reader by reader, and the nasty files to begin from."""
 
 import gzip
+import hashlib
 import json
 import math
 import re
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from dataset_cases import in_memory
 
 from dropforge_core.dataset.codes import CODES
@@ -22,27 +25,43 @@ RECIPE = Recipe.model_validate(
 )
 
 
-def read(body, name, chunk=1 << 20):
-    """(line, row) and (line, code) of all that a file holds."""
+class Held(NamedTuple):
+    """What a file holds; its rows by their digest, for there may be millions in a file of a few KiB."""
+
+    rows: int
+    digest: str
+    """Of all lines and rows."""
+    faults: list[tuple[int | None, str]]
+    """Line and code."""
+
+
+def read(body, name, chunk=1 << 20, each=None):
+    """What a file holds; every row is told to `each`."""
     file = in_memory(body, name, chunk)
     outline = outline_file(file)
-    rows, faults = [], []
+    faults, rows, last = [], 0, 0
+    digest, bodies = hashlib.sha256(), hashlib.sha256()
     if outline.fault is not None:
-        return rows, [(outline.line, outline.fault.code)]
+        return Held(0, "", [(outline.line, outline.fault.code)])
     for part in split([outline], len(body) + 1):
         reader = PartReader(file, outline, part, lambda line, fault: faults.append((line, fault.code)))
         for block in reader:
             assert len(block.lines) == len(block.rows)
-            rows += zip(block.lines, block.rows, strict=True)
-        assert not outline.divisible or all(1 <= line <= reader.lines for line, _ in rows)
-    assert [line for line, _ in rows] == sorted(line for line, _ in rows)
+            lines = np.array([last, *block.lines] if rows else block.lines, np.int64)
+            assert (np.diff(lines) >= 0).all()
+            rows, last = rows + len(block.rows), int(lines[-1])
+            digest.update(lines[-len(block.rows) :].tobytes())
+            bodies.update(block.text + b"\n")
+            for raw in block.rows if each else ():
+                each(raw)
+        assert not outline.divisible or last <= reader.lines
     assert all(code in CODES for _, code in faults)
-    return rows, faults
+    return Held(rows, digest.hexdigest() + bodies.hexdigest(), faults)
 
 
-def any_pieces(data, name):
+def any_pieces(data, name, each=None):
     """What a file holds, which must not depend on the pieces in which it comes."""
-    whole = read(data, name)
+    whole = read(data, name, each=each)
     assert read(data, name, 3 + len(data) // 7) == whole
     return whole
 
@@ -61,32 +80,34 @@ def decode(data):
 
 def lines(data):
     """A file gives rows or faults, unless it is an array of nothing."""
-    rows, faults = any_pieces(data, "train.jsonl")
-    assert rows or faults or json.loads(data) == []
+    held = any_pieces(data, "train.jsonl")
+    assert held.rows or held.faults or json.loads(data) == []
 
 
 def array(data):
     """An array of objects that the standard library reads gives its elements, and no fault."""
-    rows, faults = any_pieces(data, "train.json")
+    found = []
+    held = any_pieces(data, "train.json", lambda raw: found.append(bytes(raw)))
     value = json.loads(data) if reads(data) else None
     if type(value) is list and value and all(type(one) is dict for one in value):
-        assert faults in ([], [(1, "BOM")])
-        assert [json.loads(raw) for _, raw in rows] == value
+        assert held.faults in ([], [(1, "BOM")])
+        assert [json.loads(raw) for raw in found] == value
 
 
 def csv(data):
     """Every row is an object with the fields of the header."""
-    rows, _ = any_pieces(data, "train.csv")
-    for _, raw in rows:
-        assert type(json.loads(raw)) is dict
+    any_pieces(data, "train.csv", is_object)
 
 
 def parquet(data):
     """Every row is an object, or the file has a fault."""
-    rows, faults = read(data, "train.parquet")
-    assert rows or faults
-    for _, raw in rows:
-        assert type(json.loads(raw)) is dict
+    held = read(data, "train.parquet", each=is_object)
+    assert held.rows or held.faults
+
+
+def is_object(raw):
+    """Checks that a row is one."""
+    assert type(json.loads(raw)) is dict
 
 
 _RESERVED = re.compile(rb"\x1f\x8b\x08[\x20-\xff]")
@@ -97,7 +118,7 @@ def compression(data):
     """What gzip unpacks is read as it would be unpacked."""
     packed = any_pieces(data, "train.jsonl")
     # What was compressed twice is refused, whatever is in it.
-    if data[:2] == b"\x1f\x8b" and packed != ([], [(None, "FILE_KIND")]) and not _RESERVED.search(data):
+    if data[:2] == b"\x1f\x8b" and packed.faults != [(None, "FILE_KIND")] and not _RESERVED.search(data):
         try:
             plain = gzip.decompress(data)
         except (OSError, EOFError, zlib.error):
