@@ -11,6 +11,8 @@ export SAM_CLI_TELEMETRY ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 SECONDS ?= 120
+# Processes that share out the test modules.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 FAULTS := tests/statemachine/test_paths.py tests/functions/core/test_ladder.py \
   tests/functions/test_diagnose_failure.py tests/functions/test_report_job_state.py \
@@ -37,8 +39,8 @@ else
 	dropforge local run examples/us-addresses --model us-addresses
 endif
 
-test: setup ## All tests, with coverage
-	pytest -m "not slow" --cov --cov-report=term
+test: setup ## All tests, with coverage; JOBS=1 runs them in one process
+	pytest -m "not slow" -n $(JOBS) --dist loadfile --cov --cov-report=term
 
 check: setup ## Lint, format, types, import contracts, template
 	ruff check .
