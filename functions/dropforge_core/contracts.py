@@ -164,6 +164,22 @@ class InstanceOption(Frozen):
     cost_usd: Interval | None
 
 
+class Forecast(Frozen):
+    """What the chosen type is expected to do; a finished run is measured against it."""
+
+    flop_per_token: float
+    mfu: Interval
+    """Share of the GPU's dense bf16 peak that training reaches."""
+    measured_runs: float
+    """How many finished runs the share was learned from, runs of another model size counting in part; 0: none yet."""
+    tokens_per_s: Interval
+    """Of the training loop."""
+    memory_gib: float
+    """Peak of one GPU in training."""
+    phase_s: Mapping[str, Interval]
+    """Seconds by phase: `loop` (training steps alone), and billed ones of `caching`, `training`, `evaluation`."""
+
+
 class BaseModelPlan(Frozen):
     name: str
     source: str
@@ -219,6 +235,12 @@ class Plan(Frozen):
     notes: tuple[str, ...] = ()
     """What the figures leave out or assume, a sentence each."""
     options: tuple[InstanceOption, ...]
+    cheapest: str | None = None
+    """The allowed type that fits with the lowest expected cost; None where none that fits has a price."""
+    fastest: str | None = None
+    """The allowed type that fits with the shortest expected time."""
+    forecast: Forecast | None = None
+    """None where nothing fits."""
 
 
 # --- the image --------------------------------------------------------------------------------------
@@ -263,6 +285,17 @@ class BaseModelManifest(Tolerant):
     granted on the hub; the token's account has accepted), `files` (licence texts in the copy)."""
 
 
+class AnswerCheck(Frozen):
+    """What an answer must be, where a number is not enough. Texts are compared as `normalised_match` does."""
+
+    equals: tuple[str, ...] = ()
+    """The answer is one of these."""
+    contains: tuple[str, ...] = ()
+    """The answer holds at least one of these, as whole words."""
+    excludes: tuple[str, ...] = ()
+    """The answer holds none of these."""
+
+
 class EvaluationPrompt(Frozen):
     """One line of the batch transform's input."""
 
@@ -279,6 +312,12 @@ class EvaluationPrompt(Frozen):
     """Where the answer calls tools: the message, which the chat template writes as it did in training."""
     generate: bool
     """False: only the likelihood is wanted."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """At most so many tokens of this answer; None is the job's limit, which is never exceeded."""
+    purpose: Literal["holdout", "canary", "general"] = "holdout"
+    """`holdout` is measured; `canary` must pass its check; `general` is the probe for what was forgotten."""
+    check: AnswerCheck | None = None
+    """Of a canary or a general question. A canary without one can't pass."""
 
 
 class Prediction(Tolerant):

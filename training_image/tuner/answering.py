@@ -1,7 +1,8 @@
 """From request lines to prediction lines: every record gets exactly one line, in the same order."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -118,7 +119,22 @@ class Answerer:
 
     def _answers(self, model: LanguageModel, variant: str, tasks: Sequence[_Task]) -> dict[int, Answer]:
         found: dict[int, Answer] = {}
-        most = self._decoding.max_new_tokens
+        limits = [
+            min(task.ask.max_new_tokens or sys.maxsize, self._decoding.max_new_tokens) for task in tasks
+        ]
+        for most in sorted(set(limits)):
+            decoding = replace(self._decoding, max_new_tokens=most)
+            mine = [task for task, limit in zip(tasks, limits, strict=True) if limit == most]
+            for task, answer in self._generated(model, variant, mine, decoding):
+                found[task.place] = answer
+            self._say(f"variant={variant} answered={len(found)}/{len(tasks)}")
+        return found
+
+    def _generated(
+        self, model: LanguageModel, variant: str, tasks: Sequence[_Task], decoding: Decoding
+    ) -> Iterator[tuple[_Task, Answer]]:
+        """The answers of tasks with one limit, batched by length."""
+        most = decoding.max_new_tokens
 
         def tell(turn: int, alive: int) -> None:
             if turn % TURNS_BETWEEN_LINES == 0:
@@ -128,16 +144,9 @@ class Answerer:
         for batch in batches_by_tokens(lengths, GENERATION_TOKENS[model.device.type]):
             answers = in_halves(
                 [tasks[index] for index in batch],
-                lambda part: generate(
-                    model,
-                    [task.prompt for task in part],
-                    self._decoding,
-                    tell,
-                ),
+                lambda part: generate(model, [task.prompt for task in part], decoding, tell),
             )
-            found.update(zip((tasks[index].place for index in batch), answers, strict=True))
-            self._say(f"variant={variant} answered={len(found)}/{len(tasks)}")
-        return found
+            yield from zip((tasks[index] for index in batch), answers, strict=True)
 
     def _prediction(self, task: _Task, nll: float, answer: Answer | None) -> Prediction:
         said = None if answer is None else self._variants.base.codec.decode(answer.tokens)
