@@ -124,14 +124,25 @@ class _Reducer:
         copies = self._check_repetition()
         conflicting = self._check_conflicts()
         leaked = self._check_leaks()
-        groups, near = self._check_likeness(np.union1d(conflicting, leaked))
+        groups, near, near_leaked = self._check_likeness(np.union1d(conflicting, leaked))
         chosen = self._cut(groups)
         chosen.leave_out(copies[0])
         for fault in (*self._balance.faults(self._rules), *self._languages.faults(self._rules)):
             self._add(_DATASET, fault)
         self._excuse_dropped()
-        exact = len(leaked) if self._problems.severity["LEAKAGE_EXACT"] != "off" else 0
-        report = self._report(chosen, len(copies[0]), near, exact)
+        # Of rows, which several to a line are in an array; problems count lines.
+        told = {
+            "duplicates": {
+                "exact": len(copies[0]),
+                "near": near,
+                "conflicting": self._told("CONFLICTING_ANSWERS", len(conflicting)),
+            },
+            "leakage": {
+                "exact": self._told("LEAKAGE_EXACT", len(leaked)),
+                "near": self._told("LEAKAGE_NEAR", near_leaked),
+            },
+        }
+        report = self._report(chosen, told)
         facts = self._facts(chosen) if report.valid else None
         return Examination(report, facts, self._outline, self._parts, chosen, self._columns, copies)
 
@@ -227,16 +238,19 @@ class _Reducer:
         self._note_rows("LEAKAGE_EXACT", "a prompt that {} trains on", found.row, found.first)
         return found.row
 
-    def _check_likeness(self, told: Rows) -> tuple[Rows | None, int]:
-        """For each row the group that it resembles, and how many rows are near an earlier one.
+    def _told(self, code: str, rows: int) -> int:
+        return rows if self._problems.severity[code] != "off" else 0
+
+    def _check_likeness(self, told: Rows) -> tuple[Rows | None, int, int]:
+        """For each row the group that it resembles; how many rows are near an earlier one, and near one of the other side.
 
         `told` are rows of which something stronger than likeness was said.
         """
         if not self._columns.has("signature"):
-            return None, 0
+            return None, 0, 0
         found = near_pairs(self._columns, near=self._rules.near_duplicate_similarity)
-        self._note_near("LEAKAGE_NEAR", found.leaks, told)
-        return found.group, self._note_near("NEAR_DUPLICATE", found.near, told)
+        leaks = self._note_near("LEAKAGE_NEAR", found.leaks, told)
+        return found.group, self._note_near("NEAR_DUPLICATE", found.near, told), leaks
 
     def _note_near(self, code: str, pairs: Pairs, told: Rows) -> int:
         # The same row again is a repetition, and was said to be one.
@@ -270,7 +284,7 @@ class _Reducer:
         found = f"{self._faulty:,} of {self._rows:,} rows dropped ({share:.2%})"
         self._add(_DATASET, Fault("ROWS_DROPPED", "", found))
 
-    def _report(self, chosen: Cut, repeated: int, near: int, leaked: int) -> ValidationReport:
+    def _report(self, chosen: Cut, told: dict[str, dict[str, int]]) -> ValidationReport:
         problems = self._problems
         errors = problems.error_count
         return ValidationReport(
@@ -282,12 +296,8 @@ class _Reducer:
             errors=problems.listed("error"),
             warnings=problems.listed("warning"),
             tokens=self._tokens.summary(),
-            duplicates={
-                "exact": repeated,
-                "near": near,
-                "conflicting": problems.count("CONFLICTING_ANSWERS"),
-            },
-            leakage={"exact": leaked, "near": problems.count("LEAKAGE_NEAR")},
+            duplicates=told["duplicates"],
+            leakage=told["leakage"],
             languages=self._languages.summary(),
             pii={"rows": dict(sorted(self._private.items()))},
             holdout={

@@ -72,6 +72,8 @@ class Expected:
     faulty: int = 0
     valid: dict[str, int] = field(default_factory=lambda: {"train": 0, "eval": 0})
     form: str | None = None
+    leaking: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    """Code to (file, place) of rows; several may stand on one line."""
 
     def tell(self, code: str, file: str = DATASET, line: int | None = None, path: str = "") -> None:
         """Expect a problem, unless its check is off."""
@@ -314,6 +316,9 @@ class _Writer:
 
     def _of_tokens(self, what: str) -> str:
         """What is told of a row that is too long or refused, under this plan."""
+        if what == REFUSED and self._plan.form == "text":
+            # No template is asked about text without roles.
+            return ""
         if self._plan.tokens == "exact":
             return what
         return "OVER_LENGTH_ESTIMATED" if what == TOO_LONG and self._plan.tokens else ""
@@ -407,6 +412,8 @@ def realise(plan: Plan) -> Dataset:
             where[one.name, line] = row.name
             _expect_row(expected, one, row, line)
     for code, source in leaks:
+        if severity[code] != "off":
+            expected.leaking.setdefault(code, set()).add((source.file, source.place))
         expected.tell(code, source.file, lines[source.file][source.place])
     _expect_whole(expected, plan, {one.side for one in named})
     files = [in_memory(body, name, plan.chunk) for name, body in bodies.items()]
