@@ -1,16 +1,29 @@
 """GPU instances: memory, speed and price, from `instances.json`, where every figure names its source and date."""
 
+import re
+from datetime import date
 from functools import cache
 from importlib import resources
+from typing import Annotated, Final
 
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 
 from dropforge_core.model import Frozen
 
+P_CUT: Final = "2025-06"
+"""AWS cut the prices of P instances in June 2025 (p4d from 37.69 to 25.25 USD an hour): older ones are wrong."""
+STALE_DAYS: Final = 400
+"""A price older than this is not believed any more."""
+
 
 class Source(Frozen):
-    as_of: str
+    as_of: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}(-\d{2})?$")]
+    """`YYYY-MM` or `YYYY-MM-DD`."""
     what: str
+
+    def age_days(self, today: date) -> int:
+        """Days since then; a month counts from its first day."""
+        return (today - date.fromisoformat(self.as_of if len(self.as_of) == 10 else f"{self.as_of}-01")).days
 
 
 class Gpu(Frozen):
@@ -32,6 +45,16 @@ class InstanceRow(Frozen):
     source: str | None
     transform: bool
     """Batch transform takes this family."""
+    transform_usd_hour: float | None = None
+    """SageMaker batch transform, from the same source; None where the table has none."""
+
+
+class ProcessingRow(Frozen):
+    """The price of a processing job's instance."""
+
+    type: str
+    usd_hour: float
+    source: str
 
 
 class Instance(Frozen):
@@ -42,6 +65,8 @@ class Instance(Frozen):
     gpu: Gpu
     usd_hour: float | None
     transform: bool
+    transform_usd_hour: float | None = None
+    gpus: int = 1
 
 
 class Catalogue(Frozen):
@@ -54,6 +79,7 @@ class Catalogue(Frozen):
     sources: dict[str, Source]
     gpus: dict[str, Gpu]
     instances: tuple[InstanceRow, ...]
+    processing: tuple[ProcessingRow, ...] = ()
 
     @model_validator(mode="after")
     def _everything_is_sourced(self) -> "Catalogue":
@@ -64,7 +90,32 @@ class Catalogue(Frozen):
                 row.source is not None and row.source not in self.sources
             ):
                 raise ValueError(f"{row.type}: a price needs a source of the table, and no price needs none")
+            if row.source and is_p(row.type) and self.sources[row.source].as_of < P_CUT:
+                raise ValueError(
+                    f"{row.type}: the price is of {self.sources[row.source].as_of}, before AWS cut those of P "
+                    f"instances ({P_CUT}). Renew it with `dropforge prices refresh`, or leave it out."
+                )
+        for priced in self.processing:
+            if priced.source not in self.sources:
+                raise ValueError(f"{priced.type}: a price needs a source of the table")
         return self
+
+    def believed(self, today: date) -> "Catalogue":
+        """The same table without prices that are older than `STALE_DAYS`: such a type is listed without one."""
+        stale = {name for name, source in self.sources.items() if source.age_days(today) > STALE_DAYS}
+        nothing = {"usd_hour": None, "source": None, "transform_usd_hour": None}
+        return self.model_copy(
+            update={
+                "instances": tuple(
+                    row.model_copy(update=nothing) if row.source in stale else row for row in self.instances
+                ),
+                "processing": tuple(row for row in self.processing if row.source not in stale),
+            }
+        )
+
+    def processing_price(self, instance_type: str) -> float | None:
+        """US dollars an hour of a processing job, or None where it is not known."""
+        return next((row.usd_hour for row in self.processing if row.type == instance_type), None)
 
     def find(self, instance_type: str) -> Instance | None:
         """The type with its GPU, or None where the table does not have it."""
@@ -76,8 +127,15 @@ class Catalogue(Frozen):
                     gpu=self.gpus[row.gpu],
                     usd_hour=row.usd_hour,
                     transform=row.transform,
+                    transform_usd_hour=row.transform_usd_hour,
+                    gpus=row.gpus,
                 )
         return None
+
+
+def is_p(instance_type: str) -> bool:
+    """A type of the P family, whose prices AWS cut in 2025."""
+    return re.match(r"ml\.p\d", instance_type) is not None
 
 
 @cache

@@ -6,19 +6,16 @@ from typing import Final
 
 from dropforge_core.contracts import DatasetFacts, Interval
 from dropforge_core.model import Frozen
+from dropforge_core.planning.calibration import PRIOR_MFU
 from dropforge_core.planning.catalogue import Gpu
 from dropforge_core.planning.memory import EVALUATION_BATCH, adapter_parameters, weights_bytes
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
 
-MFU: Final = (0.45, 0.25, 0.08)
-"""Share of the GPU's dense bf16 peak that training reaches: fastest, planned, slowest.
-
-Published runs give 0.30-0.44 for QLoRA on A100 and 0.41 for bf16 LoRA on H100; none that can be
-trusted was found for A10G, L4 and L40S, hence the width.
-"""
 MODEL_LOAD_GB_PER_S: Final = (0.4, 0.15, 0.05)
 """Fastest, planned, slowest: S3 to disk to quantised in GPU memory. Billed with the job."""
+COPY_GB_PER_S: Final = (0.25, 0.08, 0.02)
+"""Fastest, planned, slowest: hub to disk to the run bucket, on an instance of up to 10 Gbit/s."""
 START_SECONDS: Final = (60.0, 180.0, 420.0)
 """Image download, imports, upload of the artifact, per job. Provisioning before it is not billed."""
 DECODE_SECONDS: Final = (0.02, 0.05, 0.15)
@@ -66,17 +63,25 @@ def flop_per_token(work: Workload, *, checkpointing: bool) -> float:
     )
 
 
-def training_seconds(work: Workload, gpu: Gpu, *, checkpointing: bool) -> Interval:
+def training_seconds(work: Workload, gpu: Gpu, *, checkpointing: bool, mfu: Interval = PRIOR_MFU) -> Interval:
     """A training job from its first billed second to its last."""
     recipe, dataset = work.recipe, work.dataset
     _, tokens = steps_and_tokens(recipe, dataset)
     flop = tokens * flop_per_token(work, checkpointing=checkpointing)
     evaluations = 1 + tokens / max(1, dataset.tokens_train) * recipe.training.evals_per_epoch
     flop += evaluations * _forward_holdout(work)
-    return _interval(lambda i: START_SECONDS[i] + _load_seconds(work, i) + _compute_seconds(flop, gpu, i))
+    return _interval(
+        lambda i: START_SECONDS[i] + load_seconds(work.shape, i) + _compute_seconds(flop, gpu, mfu, i)
+    )
 
 
-def evaluation_seconds(work: Workload, gpu: Gpu) -> Interval:
+def tokens_per_second(work: Workload, gpu: Gpu, *, checkpointing: bool, mfu: Interval) -> Interval:
+    """Tokens of the training rows that pass the model in a second of the training loop."""
+    flop = flop_per_token(work, checkpointing=checkpointing)
+    return scaled(mfu, gpu.bf16_tflops * 1e12 / flop)
+
+
+def evaluation_seconds(work: Workload, gpu: Gpu, *, mfu: Interval = PRIOR_MFU) -> Interval:
     """A batch transform that judges base, champion and candidate on the hold-out."""
     evaluation = work.recipe.evaluation
     batches = math.ceil(min(work.dataset.rows_eval, evaluation.generate_at_most) / EVALUATION_BATCH)
@@ -86,11 +91,16 @@ def evaluation_seconds(work: Workload, gpu: Gpu) -> Interval:
     return _interval(
         lambda i: (
             START_SECONDS[i]
-            + _load_seconds(work, i)
+            + load_seconds(work.shape, i)
             + tokens * (DECODE_SECONDS[i] + read) * ANSWER_SHARE[i]
-            + _compute_seconds(flop, gpu, i)
+            + _compute_seconds(flop, gpu, mfu, i)
         )
     )
+
+
+def caching_seconds(shape: ModelShape) -> Interval:
+    """The processing job that copies the base model into the run bucket: fetched, hashed, uploaded."""
+    return _interval(lambda i: START_SECONDS[i] + shape.parameters * 2 / 1e9 / COPY_GB_PER_S[i])
 
 
 def cost_usd(seconds: Interval, usd_hour: float, *, spot: bool) -> Interval:
@@ -128,12 +138,14 @@ def _forward_holdout(work: Workload) -> float:
     return work.dataset.rows_eval * _mean_length(work) * 2.0 * work.shape.matmul_parameters
 
 
-def _compute_seconds(flop: float, gpu: Gpu, case: int) -> float:
-    return flop / (MFU[case] * gpu.bf16_tflops * 1e12)
+def _compute_seconds(flop: float, gpu: Gpu, mfu: Interval, case: int) -> float:
+    share = (mfu.high, mfu.expected, mfu.low)[case]
+    return flop / (share * gpu.bf16_tflops * 1e12)
 
 
-def _load_seconds(work: Workload, case: int) -> float:
-    return work.shape.parameters * 2 / 1e9 / MODEL_LOAD_GB_PER_S[case]
+def load_seconds(shape: ModelShape, case: int) -> float:
+    """Best (0), planned (1), worst (2): the base model's way from S3 into GPU memory."""
+    return shape.parameters * 2 / 1e9 / MODEL_LOAD_GB_PER_S[case]
 
 
 def _interval(case: Callable[[int], float]) -> Interval:

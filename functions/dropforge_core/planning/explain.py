@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from dropforge_core.contracts import InstanceOption, Interval, Plan
+from dropforge_core.contracts import Forecast, InstanceOption, Interval, Plan
 from dropforge_core.model import Frozen
 from dropforge_core.planning.duration import Workload
 from dropforge_core.planning.memory import (
@@ -22,6 +22,8 @@ class Judged(Frozen):
     micro_batch_tokens: int = 0
     checkpointing: bool = True
     training_s: Interval | None = None
+    forecast: Forecast | None = None
+    """None where it does not fit."""
 
 
 class Evaluation(Frozen):
@@ -29,6 +31,17 @@ class Evaluation(Frozen):
 
     instance_type: str
     fits: bool
+    seconds: Interval
+    cost: Interval
+    own_price: bool = False
+    """A price of batch transform is known; else the type's training rate stands for it."""
+
+
+class Caching(Frozen):
+    """The job that fetches the base model; without a type where it is cached already."""
+
+    instance_type: str
+    priced: bool
     seconds: Interval
     cost: Interval
 
@@ -39,6 +52,8 @@ class Standing(NamedTuple):
     fits: bool
     priced: bool
     within: bool
+    reserve_usd: float
+    """Kept back for the jobs beside training."""
 
 
 def headline(of: Plan) -> str:
@@ -54,6 +69,27 @@ def headline(of: Plan) -> str:
 def duration(hours: float) -> str:
     """`14 min` or `3.2 h`."""
     return f"{max(1, round(hours * 60))} min" if hours < 1.5 else f"{hours:.1f} h"
+
+
+def compared(chosen: InstanceOption, cheapest: InstanceOption | None, fastest: InstanceOption | None) -> str:
+    """How the chosen type stands to the cheapest and the fastest that fit; empty where it is the only one."""
+    parts = []
+    if cheapest and cheapest.cost_usd and chosen.cost_usd:
+        parts.append(
+            "it is also the cheapest"
+            if cheapest == chosen
+            else f"{cheapest.instance_type} would be cheaper, about ${cheapest.cost_usd.expected:.2f} instead of "
+            f"${chosen.cost_usd.expected:.2f}"
+        )
+    if fastest and fastest.hours and chosen.hours:
+        parts.append(
+            "it is the fastest"
+            if fastest == chosen
+            else f"{fastest.instance_type} would be faster, about {duration(fastest.hours.expected)} instead of "
+            f"{duration(chosen.hours.expected)}"
+        )
+    said = " and ".join(parts)
+    return f" {said[0].upper()}{said[1:]}." if said else ""
 
 
 def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Standing) -> str:
@@ -91,7 +127,7 @@ def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Sta
     if cost is None or seconds is None:
         raise AssertionError("a priced type has a cost")
     dollars = math.ceil(
-        max(cost.expected, seconds.expected / 3600 * (option.price_usd_hour or 0) + evaluation.cost.high)
+        max(cost.expected, seconds.expected / 3600 * (option.price_usd_hour or 0) + standing.reserve_usd)
     )
     return (
         f"{holds}, but needs about {duration(seconds.expected / 3600)} of training, which the caps don't allow "

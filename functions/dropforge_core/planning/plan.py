@@ -1,29 +1,43 @@
 """Choose the instance, the micro-batch and the caps of a run, and say what it will cost."""
 
 import math
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
 
 from dropforge_core.contracts import (
     BaseModelPlan,
     ComputeChoice,
     DatasetFacts,
+    Forecast,
     InstanceOption,
     Interval,
     Plan,
 )
 from dropforge_core.identity import job_name
 from dropforge_core.planning.base import BaseSource
+from dropforge_core.planning.calibration import Speed, learn
 from dropforge_core.planning.catalogue import Catalogue, load_catalogue
 from dropforge_core.planning.duration import (
     Workload,
+    caching_seconds,
     cost_usd,
     evaluation_seconds,
+    flop_per_token,
     scaled,
     steps_and_tokens,
+    tokens_per_second,
     total,
     training_seconds,
 )
-from dropforge_core.planning.explain import Evaluation, Judged, Standing, reason
+from dropforge_core.planning.explain import (
+    Caching,
+    Evaluation,
+    Judged,
+    Standing,
+    compared,
+    duration,
+    reason,
+)
 from dropforge_core.planning.memory import (
     ADAPTER_BYTES,
     MARGIN,
@@ -40,11 +54,8 @@ LONGEST_JOB_S: Final = 28 * 24 * 3600
 """CreateTrainingJob: the most that MaxRuntimeInSeconds and MaxWaitTimeInSeconds take."""
 SPOT_PATIENCE_S: Final = 2 * 3600
 """How long a job may wait for spot capacity beside its run time, before the ladder takes another step."""
-NOTES: Final = (
-    "The evaluation is priced at the training rate of its instance type.",
-    "Fetching the base model the first time (a processing job on a CPU instance) has no price here.",
-    "S3, Step Functions, Lambda and CloudWatch are not included; they come to cents.",
-)
+NOTHING: Final = Interval(low=0.0, expected=0.0, high=0.0)
+NOTES: Final = ("S3, Step Functions, Lambda and CloudWatch are not included; they come to cents.",)
 
 
 def plan(  # noqa: PLR0913  # by name only; each is a different document of the run
@@ -56,6 +67,8 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     run_id: str,
     model: str,
     catalogue: Catalogue | None = None,
+    measured: Iterable[Speed] = (),
+    cache_instance_type: str = "",
 ) -> Plan:
     """The plan of a run.
 
@@ -63,16 +76,32 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     none does, the first that fits; where none fits, `fits` is False and `reason` says what is missing.
     `max_runtime_s` is what the cap buys at the on-demand price, so that no spot price can break it.
 
+    Args:
+        recipe: as it was resolved.
+        dataset: what validation found.
+        shape: of the base model.
+        base: where the base model lies.
+        run_id: names the jobs.
+        model: names the jobs.
+        catalogue: GPUs and prices; None takes the table of this version.
+        measured: finished runs, from which the speed of a type is learned.
+        cache_instance_type: of the job that fetches a base model that is not cached yet.
+
     Raises:
         BaseModelUnsuitable: when adapter.targets names no layer of this model.
     """
     table = catalogue or load_catalogue()
     work = Workload(recipe=recipe, dataset=dataset, shape=shape)
-    evaluation = _evaluation(work, table)
-    judged = [_judge(name, work, table, evaluation) for name in recipe.compute.instance_types]
+    runs = tuple(measured)
+    caching = _caching(shape, table, "" if base.cached else cache_instance_type)
+    evaluation = _evaluation(work, table, runs)
+    judged = [
+        _judge(name, work, table, (evaluation, caching), runs) for name in recipe.compute.instance_types
+    ]
     fitting = [one for one in judged if one.option.fits and evaluation.fits]
     priced = [one for one in fitting if one.option.cost_usd is not None]
-    affordable = [one for one in priced if _is_within(one, recipe, evaluation)]
+    reserve = evaluation.cost.high + caching.cost.high
+    affordable = [one for one in priced if _is_within(one, recipe, reserve)]
     chosen = next(iter(affordable or priced or fitting or judged))
     after = judged[judged.index(chosen) + 1 :]
     within = chosen in affordable
@@ -82,7 +111,9 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     if needs_approval and not within and chosen.option.cost_usd and chosen.training_s:
         limit = math.ceil(max(limit, chosen.option.cost_usd.high) * 100) / 100
         hours = max(hours, chosen.training_s.high / 3600)
-    runtime = affordable_seconds(limit - evaluation.cost.high, hours, chosen.option.price_usd_hour)
+    runtime = affordable_seconds(limit - reserve, hours, chosen.option.price_usd_hour)
+    cheapest, fastest = _best(fitting, "cost_usd"), _best(fitting, "hours")
+    why = reason(work, chosen, evaluation, Standing(chosen in fitting, chosen in priced, within, reserve))
     spot = recipe.compute.spot
     steps, tokens = steps_and_tokens(recipe, dataset)
     return Plan(
@@ -90,7 +121,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         fits=chosen in fitting,
         within_budget=within,
         needs_approval=needs_approval,
-        reason=reason(work, chosen, evaluation, Standing(chosen in fitting, chosen in priced, within)),
+        reason=why + (compared(chosen.option, cheapest, fastest) if within else ""),
         base_model=BaseModelPlan(
             name=base.name,
             source=base.source,
@@ -118,10 +149,13 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         hours=chosen.option.hours,
         max_cost_usd=recipe.compute.max_cost_usd,
         spend_limit_usd=limit,
-        evaluation_reserve_usd=evaluation.cost.high,
+        evaluation_reserve_usd=reserve,
         approval_expires_s=round(recipe.approval.expires_hours * 3600),
-        notes=NOTES,
+        notes=tuple(_notes(evaluation, caching, chosen)),
         options=tuple(one.option for one in judged),
+        cheapest=cheapest.instance_type if cheapest else None,
+        fastest=fastest.instance_type if fastest else None,
+        forecast=chosen.forecast if chosen in fitting else None,
     )
 
 
@@ -137,7 +171,38 @@ def wait_seconds(runtime_s: int, *, spot: bool) -> int:
     return min(runtime_s + SPOT_PATIENCE_S, LONGEST_JOB_S) if spot else runtime_s
 
 
-def _judge(name: str, work: Workload, table: Catalogue, evaluation: Evaluation) -> Judged:
+def _best(fitting: Iterable[Judged], by: Literal["cost_usd", "hours"]) -> InstanceOption | None:
+    """The fitting option with the least expected cost or time; of equals the first."""
+    known = [
+        (value.expected, one.option) for one in fitting if (value := getattr(one.option, by)) is not None
+    ]
+    return min(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def _notes(evaluation: Evaluation, caching: Caching, chosen: Judged) -> Iterator[str]:
+    if not evaluation.own_price:
+        yield "The evaluation is priced at the training rate of its instance type."
+    if caching.instance_type and not caching.priced:
+        yield (
+            f"Fetching the base model the first time, about {duration(caching.seconds.expected / 3600)} on "
+            f"{caching.instance_type}, has no price here. `dropforge prices refresh` finds it."
+        )
+    if chosen.forecast and not chosen.forecast.measured_runs:
+        yield (
+            f"No finished run of this stack tells how fast {chosen.option.instance_type} trains a model of this "
+            "size, so the interval is wide."
+        )
+    yield from NOTES
+
+
+def _judge(
+    name: str,
+    work: Workload,
+    table: Catalogue,
+    others: tuple[Evaluation, Caching],
+    measured: tuple[Speed, ...],
+) -> Judged:
+    evaluation, caching = others
     shape, recipe = work.shape, work.recipe
     shortest = shortest_micro_batch(recipe)
     instance = table.find(name)
@@ -164,7 +229,9 @@ def _judge(name: str, work: Workload, table: Catalogue, evaluation: Evaluation) 
     predicted = training_memory(
         shape, recipe, micro_batch_tokens=micro_batch or shortest, checkpointing=checkpointing
     )
-    seconds = training_seconds(work, instance.gpu, checkpointing=checkpointing)
+    mfu, runs = learn(measured, name, shape.parameters)
+    seconds = training_seconds(work, instance.gpu, checkpointing=checkpointing, mfu=mfu)
+    speed = tokens_per_second(work, instance.gpu, checkpointing=checkpointing, mfu=mfu)
     fits = micro_batch is not None
     option = InstanceOption(
         instance_type=name,
@@ -173,20 +240,40 @@ def _judge(name: str, work: Workload, table: Catalogue, evaluation: Evaluation) 
         predicted_memory_gib=predicted.gib,
         fits=fits,
         price_usd_hour=price,
-        hours=scaled(total(seconds, evaluation.seconds), 1 / 3600) if fits else None,
-        cost_usd=total(cost_usd(seconds, price, spot=recipe.compute.spot), evaluation.cost)
+        hours=scaled(total(caching.seconds, seconds, evaluation.seconds), 1 / 3600) if fits else None,
+        cost_usd=total(caching.cost, cost_usd(seconds, price, spot=recipe.compute.spot), evaluation.cost)
         if fits and price
         else None,
     )
+    _, tokens = steps_and_tokens(recipe, work.dataset)
+    forecast = Forecast(
+        flop_per_token=flop_per_token(work, checkpointing=checkpointing),
+        mfu=mfu,
+        measured_runs=runs,
+        tokens_per_s=speed,
+        memory_gib=predicted.gib,
+        phase_s={
+            "loop": Interval(
+                low=tokens / speed.high, expected=tokens / speed.expected, high=tokens / speed.low
+            ),
+            "training": seconds,
+            "evaluation": evaluation.seconds,
+            **({"caching": caching.seconds} if caching.instance_type else {}),
+        },
+    )
     return Judged(
-        option=option, micro_batch_tokens=micro_batch or 0, checkpointing=checkpointing, training_s=seconds
+        option=option,
+        micro_batch_tokens=micro_batch or 0,
+        checkpointing=checkpointing,
+        training_s=seconds,
+        forecast=forecast if fits else None,
     )
 
 
-def _is_within(one: Judged, recipe: Recipe, evaluation: Evaluation) -> bool:
+def _is_within(one: Judged, recipe: Recipe, reserve_usd: float) -> bool:
     compute = recipe.compute
     runtime = affordable_seconds(
-        compute.max_cost_usd - evaluation.cost.high, compute.max_hours, one.option.price_usd_hour
+        compute.max_cost_usd - reserve_usd, compute.max_hours, one.option.price_usd_hour
     )
     return (
         one.training_s is not None
@@ -196,20 +283,38 @@ def _is_within(one: Judged, recipe: Recipe, evaluation: Evaluation) -> bool:
     )
 
 
-def _evaluation(work: Workload, table: Catalogue) -> Evaluation:
+def _evaluation(work: Workload, table: Catalogue, measured: tuple[Speed, ...]) -> Evaluation:
     need = evaluation_memory(work.shape, work.recipe).gib
     allowed = work.recipe.compute.evaluation_instance_types
     for name in allowed:
         found = table.find(name)
-        if found is None or found.usd_hour is None or not found.transform:
+        if found is None or not found.transform:
             continue
-        if need <= MARGIN * found.gpu.memory_gib:
-            seconds = evaluation_seconds(work, found.gpu)
-            cost = cost_usd(seconds, found.usd_hour, spot=False)
-            return Evaluation(instance_type=name, fits=True, seconds=seconds, cost=cost)
-    nothing = Interval(low=0.0, expected=0.0, high=0.0)
+        price = found.transform_usd_hour or found.usd_hour
+        if price is not None and need <= MARGIN * found.gpu.memory_gib:
+            mfu, _ = learn(measured, name, work.shape.parameters)
+            seconds = evaluation_seconds(work, found.gpu, mfu=mfu)
+            return Evaluation(
+                instance_type=name,
+                fits=True,
+                seconds=seconds,
+                cost=cost_usd(seconds, price, spot=False),
+                own_price=found.transform_usd_hour is not None,
+            )
     return Evaluation(
-        instance_type=allowed[0] if allowed else "none", fits=False, seconds=nothing, cost=nothing
+        instance_type=allowed[0] if allowed else "none", fits=False, seconds=NOTHING, cost=NOTHING
+    )
+
+
+def _caching(shape: ModelShape, table: Catalogue, instance_type: str) -> Caching:
+    if not instance_type:
+        return Caching(instance_type="", priced=False, seconds=NOTHING, cost=NOTHING)
+    seconds, price = caching_seconds(shape), table.processing_price(instance_type)
+    return Caching(
+        instance_type=instance_type,
+        priced=price is not None,
+        seconds=seconds,
+        cost=cost_usd(seconds, price, spot=False) if price is not None else NOTHING,
     )
 
 

@@ -32,8 +32,16 @@ def facts(*, tokens: int = 100_000, rows: int = 500, held_out: int = 50) -> Data
     )
 
 
-def planned(recipe: dict[str, Any] | None = None, config: dict[str, Any] | None = None, **sizes: int):
-    """The plan of a recipe over a model's config and a dataset's sizes."""
+def planned(
+    recipe: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    *,
+    cached: bool = False,
+    known: dict[str, Any] | None = None,
+    measured: Any = (),
+    **sizes: int,
+):
+    """The plan of a recipe over a model's config and a dataset's sizes; `known` goes to the planner as it is."""
     return plan(
         recipe=Recipe.model_validate({"base_model": "org/model", **(recipe or {})}),
         dataset=facts(**sizes),
@@ -42,8 +50,10 @@ def planned(recipe: dict[str, Any] | None = None, config: dict[str, Any] | None 
             name="org/model",
             source="hub:org/model@" + "0" * 40,
             prefix="base-models/org/model/" + "0" * 40 + "/",
-            cached=False,
+            cached=cached,
         ),
         run_id=RUN,
         model="support-bot",
+        measured=measured,
+        **(known or {}),
     )
