@@ -1,0 +1,248 @@
+"""Slots: how many jobs may take an instance at a time, and whose turn it is.
+
+A run takes a slot before its training job and before its evaluation job, and waits for it at no cost. A slot
+belongs to a pool, which is one quota of the account: kind of job, instance type, spot or not. How many a pool has
+is learned: where SageMaker refuses a job for its quota, the pool has as many slots as there are jobs of ours in it.
+From time to time one more is tried, so that a quota that was raised, or that others have left, is found.
+
+Whose turn: the models take turns, and within a model the oldest upload is first. Times are seconds since 1970.
+Every function takes a queue and gives a new one; where it is kept, and who is told, is decided elsewhere.
+"""
+
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from dropforge_core.model import Frozen
+
+LOOK_AGAIN_S: Final = 1800
+"""A run that waits asks again this often, so that a slot whose release was lost is found."""
+FORGOTTEN_S: Final = 3 * LOOK_AGAIN_S
+"""A waiting run that has not asked for so long is gone, and its ticket with it."""
+PROBE_S: Final = 600
+"""How long a pool's learned size is believed before one more is tried."""
+QUOTA_AGE_S: Final = 24 * 3600
+"""A pool that refused everybody for this long, while no job of ours was in it, has no quota."""
+HELD_AT_MOST: Final = 3000
+"""Tickets in one queue: some 60 bytes each once packed, in a DynamoDB item of 400 KB. Who comes later asks again."""
+
+
+class Ticket(Frozen):
+    """A run that waits."""
+
+    run_id: str
+    model: str
+    pool: str
+    since: float
+    """When the run's upload arrived: its place among those of its model, also after a refusal."""
+    asked: float
+    """When it last asked."""
+    hold_s: float
+    """How long it may hold the slot."""
+
+
+class Lease(Frozen):
+    """A run that holds a slot."""
+
+    run_id: str
+    model: str
+    pool: str
+    until: float
+    """A holder that died without a word gives the slot back then."""
+
+
+class Size(Frozen):
+    """What is known of a pool whose quota has refused somebody."""
+
+    limit: int
+    """Slots that it has."""
+    until: float
+    """Then more are tried."""
+    step: int = 1
+    """How many more: doubles while nobody is refused."""
+    empty_since: float | None = None
+    """Since when it refuses although no job of ours is in it; None where one was."""
+
+
+class Queue(Frozen):
+    """Who waits and who holds."""
+
+    waiting: tuple[Ticket, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    turns: Mapping[str, int] = {}
+    """By model that waits: the turn at which it was served last, or came."""
+    turn: int = 0
+    sizes: Mapping[str, Size] = {}
+
+
+def pool_of(stage: str, instance_type: str, *, spot: bool) -> str:
+    """One quota of Service Quotas: training, spot training and transform count apart, and so does each type."""
+    return f"{stage}:{instance_type}:{'spot' if spot else 'on-demand'}"
+
+
+def enter(queue: Queue, ticket: Ticket) -> Queue:
+    """Let a run wait. One that holds a slot of this pool keeps it; one of another pool is given back.
+
+    Who asks again keeps the place that it has. A queue that is full stays as it is.
+    """
+    held = lease_of(queue, ticket.run_id)
+    if held is not None and held.pool == ticket.pool:
+        return queue
+    is_new = all(other.model != ticket.model for other in queue.waiting)
+    queue = leave(queue, ticket.run_id)
+    if len(queue.waiting) >= HELD_AT_MOST:
+        return queue
+    turns = dict(queue.turns)
+    if is_new:
+        # Whoever comes now stands behind all who wait, or a stream of newcomers would keep them waiting.
+        turns[ticket.model] = queue.turn
+    waiting = tuple(sorted((*queue.waiting, ticket), key=lambda one: (one.since, one.run_id)))
+    return queue.model_copy(update={"waiting": waiting, "turns": turns})
+
+
+def leave(queue: Queue, run_id: str) -> Queue:
+    """Without the run: it ended, or needs no slot now."""
+    held = lease_of(queue, run_id)
+    size = queue.sizes.get(held.pool) if held else None
+    sizes = queue.sizes
+    if held and size and size.empty_since is not None:
+        # It was not refused, so the pool is not as good as none.
+        sizes = {**sizes, held.pool: size.model_copy(update={"empty_since": None})}
+    return _without(queue, run_id).model_copy(update={"sizes": sizes})
+
+
+def refuse(queue: Queue, run_id: str, now: float) -> Queue:
+    """The account's quota refused this holder: its pool has as many slots as the others hold."""
+    held = lease_of(queue, run_id)
+    queue = _without(queue, run_id)
+    if held is None:
+        return queue
+    known = queue.sizes.get(held.pool)
+    others = in_pool(queue, held.pool)
+    empty_since = None if others else (known.empty_since if known else None) or now
+    size = Size(limit=others, until=now + PROBE_S, empty_since=empty_since)
+    return queue.model_copy(update={"sizes": {**queue.sizes, held.pool: size}})
+
+
+def grant(queue: Queue, now: float, at_most: int) -> tuple[Queue, tuple[Ticket, ...]]:
+    """Give every free slot to whose turn it is. `at_most` slots over all pools; 0 for no bound but the quotas."""
+    queue = _swept(queue, now)
+    granted: list[Ticket] = []
+    held: dict[str, int] = {}
+    for lease in queue.leases:
+        held[lease.pool] = held.get(lease.pool, 0) + 1
+    sizes, turns, turn = dict(queue.sizes), dict(queue.turns), queue.turn
+    waiting = list(queue.waiting)
+    free = at_most - len(queue.leases) if at_most else len(waiting)
+    while free > 0:
+        for pool in {ticket.pool for ticket in waiting}:
+            sizes.update(_tried(sizes, pool, held.get(pool, 0), now))
+        first = _first(waiting, turns, sizes, held)
+        if first is None:
+            break
+        waiting.remove(first)
+        granted.append(first)
+        held[first.pool] = held.get(first.pool, 0) + 1
+        turn += 1
+        turns[first.model] = turn
+        free -= 1
+    wait = {ticket.model for ticket in waiting}
+    leases = (
+        *queue.leases,
+        *(
+            Lease(run_id=one.run_id, model=one.model, pool=one.pool, until=now + one.hold_s)
+            for one in granted
+        ),
+    )
+    settled = queue.model_copy(
+        update={
+            "waiting": tuple(waiting),
+            "leases": leases,
+            "turns": {model: at for model, at in turns.items() if model in wait},
+            "turn": turn,
+            "sizes": sizes,
+        }
+    )
+    return settled, tuple(granted)
+
+
+def lease_of(queue: Queue, run_id: str) -> Lease | None:
+    """The slot that the run holds."""
+    return next((one for one in queue.leases if one.run_id == run_id), None)
+
+
+def in_pool(queue: Queue, pool: str) -> int:
+    """How many hold a slot of the pool."""
+    return sum(one.pool == pool for one in queue.leases)
+
+
+def is_hopeless(queue: Queue, pool: str, now: float) -> bool:
+    """Whether the pool refused for a day although none of its quota was ours: waiting on would help nobody."""
+    size = queue.sizes.get(pool)
+    return size is not None and size.empty_since is not None and now - size.empty_since >= QUOTA_AGE_S
+
+
+def packed(queue: Queue) -> str:
+    """The queue as text, about 60 bytes a ticket."""
+    return b64encode(zlib.compress(queue.model_dump_json().encode())).decode("ascii")
+
+
+def unpacked(text: str) -> Queue:
+    """The queue of a text; an empty one of none.
+
+    Raises:
+        ValueError: when it is no packed queue.
+    """
+    try:
+        return Queue.model_validate_json(zlib.decompress(b64decode(text))) if text else Queue()
+    except zlib.error as error:
+        raise ValueError("the queue's item can't be read") from error
+
+
+def _without(queue: Queue, run_id: str) -> Queue:
+    return queue.model_copy(
+        update={
+            "waiting": tuple(one for one in queue.waiting if one.run_id != run_id),
+            "leases": tuple(one for one in queue.leases if one.run_id != run_id),
+        }
+    )
+
+
+def _swept(queue: Queue, now: float) -> Queue:
+    """Without leases that have run out, tickets of runs that are gone, and pools that nobody wants."""
+    waiting = tuple(one for one in queue.waiting if now - one.asked < FORGOTTEN_S)
+    leases = tuple(one for one in queue.leases if one.until > now)
+    wanted = {one.pool for one in (*waiting, *leases)}
+    sizes = {
+        pool: size for pool, size in queue.sizes.items() if pool in wanted or now - size.until < QUOTA_AGE_S
+    }
+    return queue.model_copy(update={"waiting": waiting, "leases": leases, "sizes": sizes})
+
+
+def _tried(sizes: Mapping[str, Size], pool: str, held: int, now: float) -> Mapping[str, Size]:
+    """The pool's size, grown where it was believed for long enough and is used up."""
+    size = sizes.get(pool)
+    if size is None or now < size.until or held < size.limit:
+        return {}
+    grown = Size(
+        limit=held + size.step,
+        until=now + PROBE_S,
+        step=2 * size.step,
+        empty_since=None if held else size.empty_since,
+    )
+    return {pool: grown}
+
+
+def _first(
+    waiting: Iterable[Ticket], turns: Mapping[str, int], sizes: Mapping[str, Size], held: Mapping[str, int]
+) -> Ticket | None:
+    """Whose turn it is, of those whose pool has room: of each model the oldest, of the models who waited longest."""
+    oldest: dict[str, Ticket] = {}
+    for ticket in waiting:
+        size = sizes.get(ticket.pool)
+        if ticket.model not in oldest and (size is None or held.get(ticket.pool, 0) < size.limit):
+            oldest[ticket.model] = ticket
+    return min(
+        oldest.values(), key=lambda one: (turns.get(one.model, 0), one.since, one.run_id), default=None
+    )
