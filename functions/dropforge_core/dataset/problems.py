@@ -178,10 +178,6 @@ class Problems:
             if kind.scope == "row" and self.severity[code] == "error":
                 self.severity[code] = "warning"
 
-    def count(self, code: str) -> int:
-        """Lines with problems of a code, all files together."""
-        return self._tally.counts.get(code, 0)
-
     @property
     def error_count(self) -> int:
         """Faulty lines and facts, each kind counted for itself."""

@@ -6,8 +6,9 @@ side depends on what is in the dataset, not on the order of its rows.
 
 When a dataset grows, no row that was trained on is held out, so that a champion is never judged on
 what it has seen, and a held-out row goes to training only as the hold-out makes room for new ones.
-Exceptions, all bounded: rows whose group the new rows join, merge or make large; groups that were too large for the smaller
-dataset's hold-out; and datasets of less than twice `min_holdout` rows, of which half is held out.
+Exceptions, all bounded: rows whose group the new rows join, merge or make large; groups that were too large for
+the smaller dataset's hold-out; and hold-outs so near their upper bound (`max_holdout`, or half of the rows) that a
+group was passed over because it would not fit.
 """
 
 import math
@@ -66,7 +67,8 @@ def cut(columns: Columns, group: Rows, rules: Evaluation, wanted: float) -> Cut:
     """Cut the hold-out from rows that are all for training.
 
     Its size is `wanted`, at most `max_holdout` and about `holdout_fraction` of the rows, at least `min_holdout`,
-    and never more than half of the rows. No group larger than a quarter of it is taken. Where groups of alike
+    and never more than half of the rows. No group larger than a quarter of it is taken, nor, down to a sixteenth, one
+    that could go beyond `max_holdout`. Where groups of alike
     rows are too few or too large for `min_holdout`, groups of equal prompts (numbers folded) are cut, and where these are, too,
     single rows.
 
@@ -105,7 +107,9 @@ class _Size:
         fewest, most = min(rules.min_holdout, half), min(rules.max_holdout, half)
         enough = max(min(math.ceil(min(wanted, rows)), most), fewest)
         about = max(min(round(rules.holdout_fraction * rows), enough), fewest)
-        return cls(fewest, enough, most, max(about // 4, 1), rules.holdout_fraction)
+        # Up to the bound no group is passed over, so that what a new one displaces makes room for none.
+        largest = max(min(about // 4, rules.max_holdout - enough), about // 16, 1)
+        return cls(fewest, enough, most, largest, rules.holdout_fraction)
 
 
 def _take(columns: Columns, names: str, group: Rows, size: _Size) -> NDArray[np.uint8] | None:
