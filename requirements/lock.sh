@@ -22,7 +22,10 @@ grep -oE '^[A-Za-z0-9._-]+==[^ ]+' development.txt | grep -vE '^(numpy|pyarrow)=
 compile --python-platform $lambda --only-binary :all: functions.in -c "$same" -o functions.txt
 compile --python-platform $lambda --only-binary :all: --excludes not-in-layer.txt \
   validation-layer.in -c "$same" -o validation-layer.txt
+compile --python-platform $lambda --only-binary :all: --excludes not-in-metrics-layer.txt \
+  metrics-layer.in -c "$same" -o metrics-layer.txt
 
 # `sam build` reads a lock beside the code it builds.
 cp functions.txt ../functions/requirements.txt
 cp validation-layer.txt ../layers/validation/requirements.txt
+cp metrics-layer.txt ../layers/metrics/requirements.txt

@@ -44,6 +44,21 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def metrics_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the layer that scoring has, built by its Makefile."""
+    folder = tmp_path_factory.mktemp("metrics-layer")
+    built = subprocess.run(
+        ["make", "build-MetricsLayer", f"ARTIFACTS_DIR={folder}", f"PYTHON={sys.executable}"],
+        cwd=ROOT / "layers" / "metrics",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "python"
+
+
+@pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a function carries besides our code, as `sam build` installs it."""
     folder = tmp_path_factory.mktemp("package")
@@ -158,7 +173,10 @@ print(json.dumps(rows))
 
 def test_every_handler_that_has_the_layer_loads(layer: Path, package: Path) -> None:
     """Importing is what Lambda does first; nothing comes from anywhere but function and layer."""
-    modules = sorted(module for module, properties in functions().items() if "Layers" in properties)
+    has = {"Ref": "ValidationLayer"}
+    modules = sorted(
+        module for module, properties in functions().items() if has in properties.get("Layers", [])
+    )
     imported = _inside(
         f"import importlib\nprint(json.dumps([importlib.import_module(m).__name__ for m in {modules!r}]))",
         ROOT / "functions",
@@ -166,6 +184,24 @@ def test_every_handler_that_has_the_layer_loads(layer: Path, package: Path) -> N
         layer,
     )
     assert imported == modules
+
+
+def test_scoring_works_from_its_own_small_layer(metrics_layer: Path, package: Path) -> None:
+    """Its handler loads on Lambda's system with function and layer alone, and BLEU is what it is here."""
+    assert sum(path.stat().st_size for path in _files(metrics_layer)) < 30 * 2**20
+    for path in _files(metrics_layer):
+        if ".so" in path.suffixes:
+            versions = re.findall(rb"GLIBC_(2\.\d+)", path.read_bytes())
+            assert all(tuple(map(int, version.split(b"."))) <= GLIBC for version in versions), path.name
+    script = """
+import score_predictions
+from dropforge_core.metrics.catalogue import bleu, chrf
+pair = ("the cat sat on the mat", "the cat sat on a mat")
+print(json.dumps([score_predictions.__name__, bleu(*pair), chrf(*pair)]))
+"""
+    here = [Path(path) for path in sys.path if path.endswith("site-packages")]
+    there = _inside(script, ROOT / "functions", package, metrics_layer)
+    assert there == _inside(script, ROOT / "functions", *here)
 
 
 def test_the_layer_is_of_the_same_opinion(layer: Path, package: Path, tmp_path: Path) -> None:

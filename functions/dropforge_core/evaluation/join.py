@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pydantic import ValidationError
@@ -13,6 +13,8 @@ from dropforge_core.contracts import EvaluationPrompt, Prediction
 from dropforge_core.metrics.registry import nll_per_byte
 from dropforge_core.model import Frozen
 
+REJECTED: Final = "#rejected"
+"""Behind a row's id: the question whose reference is the row's rejected answer."""
 LISTED: Final = 20
 """How many faults are listed one by one."""
 
@@ -80,8 +82,12 @@ class Joined:
     answers: Mapping[str, Mapping[str, Prediction]]
     """Variant to row id to answer."""
     coverage: Coverage
-    prompts_digest: str
-    predictions_digest: str
+    rejected: tuple[Asked, ...] = ()
+    """Rejected answers of preference pairs, under their row's id; only their likelihood is measured."""
+    rejected_answers: Mapping[str, Mapping[str, Prediction]] = field(default_factory=dict)
+    """Variant to row id to what the model server says of the rejected answer."""
+    prompts_digest: str = ""
+    predictions_digest: str = ""
     """sha256 over the sorted lines: the same for any order and any sharding."""
 
 
@@ -165,10 +171,19 @@ class _Tally:
             failed[variant] += asked.generate and prediction.text is None
             cut_off[variant] += asked.generate and prediction.finish_reason == "length"
         answered = sum(map(len, answers.values()))
+        pairs = {row_id + REJECTED: row_id for row_id in self._asked if row_id + REJECTED in self._asked}
         return Joined(
-            asked=tuple(self._asked[row_id] for row_id in sorted(self._asked)),
+            asked=tuple(self._asked[row_id] for row_id in sorted(self._asked) if row_id not in pairs),
             variants=self._variants,
-            answers=answers,
+            answers={
+                variant: {row_id: one for row_id, one in found.items() if row_id not in pairs}
+                for variant, found in answers.items()
+            },
+            rejected=tuple(replace(self._asked[other], id=pairs[other]) for other in sorted(pairs)),
+            rejected_answers={
+                variant: {pairs[row_id]: one for row_id, one in found.items() if row_id in pairs}
+                for variant, found in answers.items()
+            },
             coverage=Coverage(
                 expected=len(self._expected),
                 answered=answered,

@@ -18,6 +18,8 @@ class HoldoutRow(msgspec.Struct):
     id: str
     messages: list[dict[str, Any]]
     meta: dict[str, Any] = {}
+    rejected: str | dict[str, Any] | None = None
+    """Of a preference pair the answer that people did not want."""
 
 
 class Question(Frozen):
@@ -98,6 +100,20 @@ def question_of(row: HoldoutRow) -> Question | None:
                     answer=_shown([message])[0] if message.get("tool_calls") else None,
                 )
     return None
+
+
+def rejected_question_of(row: HoldoutRow, question: Question) -> Question | None:
+    """The row's question with the rejected answer as its reference; None where it has none."""
+    if row.rejected is None:
+        return None
+    message = (
+        {"role": "assistant", "content": row.rejected} if isinstance(row.rejected, str) else row.rejected
+    )
+    reference = _answer_text(message)
+    if not reference.strip():
+        return None
+    answer = _shown([message])[0] if message.get("tool_calls") else None
+    return question.model_copy(update={"reference": reference, "answer": answer})
 
 
 def _shown(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

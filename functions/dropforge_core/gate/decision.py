@@ -1,7 +1,8 @@
 """The decision: everything measured, every rule, one verdict. A pure function of answers and policy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dropforge_core.evaluation.join import Coverage, Joined
 from dropforge_core.gate import rules as rule
@@ -19,7 +20,12 @@ from dropforge_core.gate.evidence import (
 )
 from dropforge_core.gate.rules import Rule, Verdict
 from dropforge_core.gate.slices import SliceResult, Slicing, slice_results, slices_rule
-from dropforge_core.metrics import REGISTRY, FieldScore, MetricChoice, choose, field_scores
+from dropforge_core.metrics import Metric
+from dropforge_core.metrics.catalogue import NotMeasurable, catalogue, corpus_scores
+from dropforge_core.metrics.choice import MetricChoice, choose
+from dropforge_core.metrics.given import Given
+from dropforge_core.metrics.structured import FieldScore, field_scores
+from dropforge_core.metrics.summaries import classification_report, lengths, likelihood
 from dropforge_core.recipe import Evaluation, Gate
 
 
@@ -33,6 +39,10 @@ class Evidence:
     comparisons: Mapping[tuple[str, Reference], Comparison]
     clusters: Mapping[str, str]
     references: tuple[Reference, ...]
+    metrics: Mapping[str, Metric]
+    """Every metric that can be asked for."""
+    notes: tuple[str, ...] = ()
+    """How metrics were measured, and why one was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +57,61 @@ class Decision:
         return rule.combine(self.rules)
 
 
-def gather(joined: Joined, evaluation: Evaluation, gate: Gate) -> Evidence:
-    """Score every answer and compare the candidate with every reference on every metric."""
+def gather(joined: Joined, evaluation: Evaluation, gate: Gate, given: Sequence[Given] = ()) -> Evidence:
+    """Score every answer and compare the candidate with every reference on every metric.
+
+    Args:
+        joined: the answers.
+        evaluation: which metrics, and their options.
+        gate: what must be measured in any case.
+        given: scores that were measured elsewhere; they enter as their metric was declared.
+    """
     asked = () if evaluation.metrics == "auto" else evaluation.metrics
     generated = [one.reference for one in joined.asked if one.generate]
-    choice = choose(asked, (gate.primary, *gate.guarded, *gate.minimum), generated, generated=bool(generated))
+    found = catalogue(evaluation.metric_options, generated, [one.metric for one in given])
+    choice = choose(
+        asked,
+        (gate.primary, *gate.guarded, *gate.minimum, *(one.metric.name for one in given)),
+        generated,
+        found.metrics,
+        preferences=bool(joined.rejected),
+    )
+    notes = [one.note for one in given if one.note]
+    notes += [
+        f"{found.metrics[name].label}: {found.notes[name]}" for name in choice.names if name in found.notes
+    ]
     clusters = clusters_of(joined.asked)
-    scores = {name: score(REGISTRY[name], joined) for name in choice.names}
+    elsewhere = {one.metric.name: one.by_variant for one in given}
+    scores: dict[str, Scores] = {}
+    for name in choice.names:
+        metric = found.metrics[name]
+        try:
+            scores[name] = (
+                Scores(metric, elsewhere.get(name, {}))
+                if metric.needs == "given"
+                else score(metric, joined, found.compare.get(name))
+            )
+        except NotMeasurable as error:
+            scores[name] = Scores(metric, {})
+            notes.append(f"{metric.label} was not measured. {error}")
     references: tuple[Reference, ...] = ("base", "champion") if "champion" in joined.variants else ("base",)
     return Evidence(
         choice=choice,
         scores=scores,
         estimates={
-            (name, variant): estimate(found, variant, clusters, gate.alpha)
-            for name, found in scores.items()
+            (name, variant): estimate(one, variant, clusters, gate.alpha)
+            for name, one in scores.items()
             for variant in joined.variants
         },
         comparisons={
-            (name, against): compare(pair(found, against, clusters), against, gate.alpha, gate.delta)
-            for name, found in scores.items()
+            (name, against): compare(pair(one, against, clusters), against, gate.alpha, gate.delta)
+            for name, one in scores.items()
             for against in references
         },
         clusters=clusters,
         references=references,
+        metrics=found.metrics,
+        notes=tuple(notes),
     )
 
 
@@ -103,22 +145,26 @@ def decide(
     measured = [evidence.comparisons[name, "base"] for name in decisive if name in known]
     if measured:
         least = min(measured, key=lambda found: min(found.n, found.clusters))
-        applied.append(rule.enough_rows(REGISTRY[least.metric], least.n, least.clusters, gate.min_examples))
+        applied.append(
+            rule.enough_rows(evidence.metrics[least.metric], least.n, least.clusters, gate.min_examples)
+        )
     applied += [
-        rule.minimum(REGISTRY[name], evidence.estimates[name, "candidate"], threshold, gate.alpha, gate.delta)
+        rule.minimum(
+            evidence.metrics[name], evidence.estimates[name, "candidate"], threshold, gate.alpha, gate.delta
+        )
         for name, threshold in sorted(gate.minimum.items())
         if name in known
     ]
     if gate.primary in known:
         applied.append(
             rule.better_than_base(
-                REGISTRY[gate.primary], evidence.comparisons[gate.primary, "base"], gate.alpha
+                evidence.metrics[gate.primary], evidence.comparisons[gate.primary, "base"], gate.alpha
             )
         )
     if _champion(evidence):
         applied += [
             rule.not_worse_than_champion(
-                REGISTRY[name], evidence.comparisons[name, "champion"], gate.alpha, gate.delta
+                evidence.metrics[name], evidence.comparisons[name, "champion"], gate.alpha, gate.delta
             )
             for name in guarded
             if name in known
@@ -139,16 +185,29 @@ def metrics_report(
 ) -> MetricsReport:
     """The document of the numbers."""
     fields: dict[str, tuple[FieldScore, ...]] = {}
-    if "field_f1" in evidence.scores:
-        for variant in joined.variants:
-            answers = joined.answers[variant]
-            fields[variant] = field_scores(
-                [
-                    (one.reference, answers[one.id].text or "")
-                    for one in joined.asked
-                    if one.generate and one.id in answers
-                ]
+    facts = dict[str, dict[str, Any]](likelihood={}, lengths={}, classification={}, corpus={})
+    for variant in joined.variants:
+        answers = joined.answers[variant]
+        told = [(one, answers[one.id]) for one in joined.asked if one.generate and one.id in answers]
+        pairs = [(one.reference, answer.text or "") for one, answer in told]
+        facts["likelihood"][variant] = likelihood(
+            [(one.reference, float(answers[one.id].nll or 0)) for one in joined.asked if one.id in answers]
+        )
+        facts["lengths"][variant] = lengths(
+            [(one.reference, answer.text or "", answer.finish_reason == "length") for one, answer in told]
+        )
+        if "field_f1" in evidence.scores:
+            fields[variant] = field_scores(pairs)
+        if evidence.choice.task in {"label", "choice"} and pairs:
+            facts["classification"][variant] = classification_report(
+                pairs, choices=evidence.choice.task == "choice"
             )
+        if evidence.scores.keys() & {"bleu", "chrf"}:
+            facts["corpus"][variant] = corpus_scores(pairs)
+    measured = {
+        name: {variant: one for variant, one in found.items() if one is not None}
+        for name, found in facts.items()
+    }
     return MetricsReport(
         run_id=run_id,
         model=model,
@@ -159,16 +218,17 @@ def metrics_report(
         metrics=tuple(
             MetricFacts(
                 name=name,
-                label=REGISTRY[name].label,
-                direction=REGISTRY[name].direction,
-                kind=REGISTRY[name].kind,
-                description=REGISTRY[name].description,
+                label=evidence.metrics[name].label,
+                direction=evidence.metrics[name].direction,
+                kind=evidence.metrics[name].kind,
+                description=evidence.metrics[name].description,
                 estimates=tuple(evidence.estimates[name, variant] for variant in joined.variants),
             )
             for name in evidence.choice.names
         ),
         comparisons=tuple(evidence.comparisons.values()),
         fields=fields,
+        **measured,
     )
 
 
@@ -179,7 +239,7 @@ def _champion(evidence: Evidence) -> bool:
 def flip_metric(evidence: Evidence, primary: str) -> str | None:
     """The binary metric in which an answer is right or wrong: the primary one, else the strictest measured."""
     for name in dict.fromkeys((primary, "exact_match", "normalised_match", *evidence.scores)):
-        metric = REGISTRY.get(name)
+        metric = evidence.metrics.get(name)
         if name in evidence.scores and metric and (metric.kind, metric.direction) == ("binary", "higher"):
             return name
     return None
@@ -191,7 +251,7 @@ def example_metric(evidence: Evidence, primary: str) -> str | None:
     flips = flip_metric(evidence, primary)
     if flips in measured:
         return flips
-    generated = [name for name in measured if REGISTRY[name].needs == "generation"]
+    generated = [name for name in measured if evidence.metrics[name].needs == "generation"]
     return next(iter((*generated, *measured)), None)
 
 

@@ -8,6 +8,7 @@ from dropforge_core.gate.evidence import Comparison, Estimate
 from dropforge_core.gate.rules import Rule, Verdict
 from dropforge_core.gate.slices import SliceResult
 from dropforge_core.metrics.structured import FieldScore
+from dropforge_core.metrics.summaries import ClassificationReport, CorpusScores, Lengths, Likelihood
 from dropforge_core.model import Frozen
 
 Reference = Literal["base", "champion"]
@@ -40,6 +41,14 @@ class MetricsReport(Frozen):
     comparisons: tuple[Comparison, ...]
     fields: Mapping[str, tuple[FieldScore, ...]]
     """By variant: F1 of each field of JSON answers; empty for other tasks."""
+    likelihood: Mapping[str, Likelihood] = {}
+    """By variant: perplexity and bits, over all held-out rows."""
+    lengths: Mapping[str, Lengths] = {}
+    """By variant, of generated answers."""
+    classification: Mapping[str, ClassificationReport] = {}
+    """By variant, where the answers are labels or letters of a choice."""
+    corpus: Mapping[str, CorpusScores] = {}
+    """By variant, where chrF or BLEU is measured."""
 
 
 class Flips(Frozen):

@@ -1,7 +1,7 @@
 """Scores by row, estimates by variant, and paired comparisons: the numbers that rules are applied to."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,14 +69,26 @@ class Scores:
     by_variant: Mapping[str, Mapping[str, float]]
 
 
-def score(metric: Metric, joined: Joined) -> Scores:
-    """Every variant's score of every row that has a good answer."""
+def score(metric: Metric, joined: Joined, compare: Callable[[str, str], float] | None = None) -> Scores:
+    """Every variant's score of every row that has a good answer.
+
+    Args:
+        metric: of generated text, of the likelihood, or of preferences.
+        joined: the answers.
+        compare: (reference, answer) to score, for a metric of generated text; without it no row has one.
+    """
+    if metric.needs == "preference":
+        return Scores(metric, {variant: _preferred(joined, variant) for variant in joined.variants})
     wanted = [asked for asked in joined.asked if metric.needs == "likelihood" or asked.generate]
+    if metric.needs != "likelihood" and compare is None:
+        wanted = []
     return Scores(
         metric,
         {
             variant: {
-                asked.id: _score(metric, asked, answers[asked.id]) for asked in wanted if asked.id in answers
+                asked.id: _score(metric, asked, answers[asked.id], compare)
+                for asked in wanted
+                if asked.id in answers
             }
             for variant, answers in joined.answers.items()
         },
@@ -221,7 +233,24 @@ def clusters_of(asked: Sequence[Asked]) -> dict[str, str]:
     return {one.id: one.cluster for one in asked}
 
 
-def _score(metric: Metric, asked: Asked, answer: Prediction) -> float:
-    if metric.compare is None:
-        return nll_per_byte(float(answer.nll or 0.0), len(asked.reference.encode()))
-    return metric.worst if answer.text is None else metric.compare(asked.reference, answer.text)
+def _score(
+    metric: Metric, asked: Asked, answer: Prediction, compare: Callable[[str, str], float] | None
+) -> float:
+    if compare is None:
+        return _loss(asked, answer)
+    return metric.worst if answer.text is None else compare(asked.reference, answer.text)
+
+
+def _loss(asked: Asked, answer: Prediction) -> float:
+    return nll_per_byte(float(answer.nll or 0.0), len(asked.reference.encode()))
+
+
+def _preferred(joined: Joined, variant: str) -> dict[str, float]:
+    """1 where the chosen answer is the likelier one, by row; only rows of which both were measured."""
+    chosen, rejected = joined.answers[variant], joined.rejected_answers.get(variant, {})
+    asked = {one.id: one for one in joined.asked}
+    return {
+        other.id: float(_loss(asked[other.id], chosen[other.id]) < _loss(other, rejected[other.id]))
+        for other in joined.rejected
+        if other.id in chosen and other.id in rejected
+    }

@@ -1,6 +1,7 @@
 """From answers to the three documents of an evaluation and the outcome that the state machine acts on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from dropforge_core.gate.registration import registration_metadata
 from dropforge_core.gate.slices import Slicing
 from dropforge_core.identity import client_token
 from dropforge_core.layout import RunLayout, s3_uri
-from dropforge_core.metrics import REGISTRY
+from dropforge_core.metrics.given import Given
 from dropforge_core.recipe import Gate, Recipe
 
 
@@ -41,14 +42,24 @@ class Judgement:
         return self.gate.model_dump_json(indent=2).encode()
 
 
-def judge(joined: Joined, recipe: Recipe, subject: Subject, slicing: Slicing) -> Judgement:
-    """Measure, decide, and write down. Nothing is read, written or drawn."""
-    evidence = gather(joined, recipe.evaluation, recipe.gate)
+def judge(
+    joined: Joined, recipe: Recipe, subject: Subject, slicing: Slicing, given: Sequence[Given] = ()
+) -> Judgement:
+    """Measure, decide, and write down. Nothing is read, written or drawn.
+
+    Args:
+        joined: the answers.
+        recipe: what to measure, and the policy.
+        subject: whose candidate it is.
+        slicing: what to look into.
+        given: scores that were measured elsewhere.
+    """
+    evidence = gather(joined, recipe.evaluation, recipe.gate, given)
     setup = subject.setup
     unjudged = "" if setup.champion_comparable else setup.champion_note
     decision = decide(evidence, joined.coverage, recipe.gate, slicing, unjudged)
     metrics = metrics_report(evidence, joined, subject.run_id, subject.model, recipe.gate.alpha)
-    notes = [evidence.choice.reason]
+    notes = [evidence.choice.reason, *evidence.notes]
     if setup.champion_note:
         notes.append(setup.champion_note)
     if setup.partial_training:
@@ -114,7 +125,7 @@ def _summary(decision: Decision, evidence: Evidence, policy: Gate, *, partial: b
     deciding = next((rule for rule in decision.rules if rule.verdict == decision.verdict), None)
     told = deciding.reason if deciding and decision.verdict != "PASS" else ""
     if decision.verdict == "PASS":
-        metric = REGISTRY[policy.primary]
+        metric = evidence.metrics[policy.primary]
         before = evidence.estimates[policy.primary, "base"].mean
         after = evidence.estimates[policy.primary, "candidate"]
         gain = evidence.comparisons[policy.primary, "base"].lower

@@ -15,6 +15,10 @@ MAX_DEPTH: Final = 64
 """Deeper nesting is read as no JSON: an answer must not exhaust the stack."""
 
 
+KEYS_AT_MOST: Final = 1000
+"""Keys of one object whose values a schema describes: an object with more is a table, not a record."""
+
+
 class FieldScore(Frozen):
     """How well one field of the JSON answers was filled, over all rows."""
 
@@ -94,6 +98,44 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(int(value))
     else:
         yield path, json.dumps(value)
+
+
+def shared_schema(references: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema (2020-12) that all references fit: the types of each value, and the keys that none lacks.
+
+    References that are no JSON are left out. Keys that no reference has stay allowed: `field_f1` counts them.
+    """
+    return _schema_of([value for value in map(parse_json, references) if is_json(value)])
+
+
+def _schema_of(values: Sequence[Any]) -> dict[str, Any]:
+    if not values:
+        return {}
+    found: dict[str, Any] = {"type": sorted({_type_of(value) for value in values})}
+    if "integer" in found["type"] and "number" in found["type"]:
+        found["type"].remove("integer")
+    if objects := [value for value in values if isinstance(value, dict)]:
+        keys = sorted({key for value in objects for key in value})
+        found["required"] = [key for key in keys if all(key in value for value in objects)]
+        found["properties"] = {
+            key: _schema_of([value[key] for value in objects if key in value]) for key in keys[:KEYS_AT_MOST]
+        }
+    if elements := [element for value in values if isinstance(value, list) for element in value]:
+        found["items"] = _schema_of(elements)
+    return found
+
+
+def _type_of(value: Any) -> str:
+    for kind, name in (
+        (bool, "boolean"),
+        (str, "string"),
+        (int, "integer"),
+        (float, "number"),
+        (dict, "object"),
+    ):
+        if isinstance(value, kind):
+            return name
+    return "null" if value is None else "array"
 
 
 def field_scores(pairs: Sequence[tuple[str, str]]) -> tuple[FieldScore, ...]:

@@ -14,10 +14,10 @@ _REFUSAL: Final = re.compile(
     r"|i['\u2019]m (?:not able|unable) to|as an? (?:ai|artificial|language model)|unfortunately, i (?:can|am|must))",
     re.IGNORECASE,
 )
-CHRF_ORDER: Final = 6
-"""Longest character n-gram of chrF."""
-CHRF_BETA: Final = 2.0
-"""Weight of recall against precision in chrF."""
+_LETTER: Final = re.compile(r"\(?([A-Ja-j])\)?(?=[.):\s]|\Z)")
+_NAMED: Final = re.compile(
+    r"(?:answer|option|choice)\b(?:\s+is)?\s*[:=]?\s*[\"'*(]*([A-Ja-j])(?=[.,;:)\"'*\s]|\Z)", re.IGNORECASE
+)
 
 
 def exact_match(reference: str, text: str) -> float:
@@ -72,27 +72,23 @@ def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int
     return len(left) - row.bit_count()
 
 
-def chrf(reference: str, text: str) -> float:
-    """chrF2 (Popović 2015): character n-grams of 1 to 6, white space left out, recall weighted twice, in 0-1.
+def choice_of(text: str) -> str | None:
+    """The letter, A to J, that an answer to a multiple-choice question names; None where it names none.
 
-    Precision and recall are averaged over the orders for which either side has an n-gram.
+    It opens with the letter ('B', '(b)', 'B. Paris'), or says 'the answer is B'. A lone 'a' or 'I' that goes on as a
+    sentence is no letter.
     """
-    expected, got = _SPACE.sub("", reference), _SPACE.sub("", text)
-    if not expected or not got:
-        return float(expected == got)
-    precisions: list[float] = []
-    recalls: list[float] = []
-    for order in range(1, min(CHRF_ORDER, max(len(expected), len(got))) + 1):
-        left, right = _ngrams(expected, order), _ngrams(got, order)
-        common = (left & right).total()
-        precisions.append(common / right.total() if right else 0.0)
-        recalls.append(common / left.total() if left else 0.0)
-    precision = sum(precisions) / len(precisions)
-    recall = sum(recalls) / len(recalls)
-    if precision + recall == 0:
-        return 0.0
-    weight = CHRF_BETA**2
-    return (1 + weight) * precision * recall / (weight * precision + recall)
+    bare = text.strip().strip("*\"'`")
+    if (opening := _LETTER.match(bare)) and not _is_sentence(bare, opening):
+        return opening.group(1).upper()
+    named = _NAMED.findall(text)
+    return named[-1].upper() if named else None
+
+
+def choice_match(reference: str, text: str) -> float:
+    """1 where the answer names the letter that the reference names."""
+    expected = choice_of(reference)
+    return float(expected is not None and choice_of(text) == expected)
 
 
 def length_ratio(reference: str, text: str) -> float:
@@ -104,6 +100,12 @@ def length_ratio(reference: str, text: str) -> float:
 def refusal(reference: str, text: str) -> float:
     """1 where the answer opens with an English refusal and the reference does not."""
     return float(bool(_REFUSAL.match(text)) and not _REFUSAL.match(reference))
+
+
+def _is_sentence(text: str, opening: re.Match[str]) -> bool:
+    """Whether what looks like a letter is a word: 'A cat sat', 'I think so'."""
+    follows = text[opening.end() :]
+    return opening.group(0) == opening.group(1) and follows[:1].isspace() and bool(follows.strip())
 
 
 def _strip_punctuation(text: str) -> str:
@@ -131,7 +133,3 @@ def _bag_f1(expected: Counter[str], got: Counter[str]) -> float:
         return float(expected == got)
     common = (expected & got).total()
     return 2 * common / (expected.total() + got.total())
-
-
-def _ngrams(text: str, order: int) -> Counter[str]:
-    return Counter(text[start : start + order] for start in range(len(text) - order + 1))

@@ -6,7 +6,8 @@ from typing import Final
 from dropforge_core.gate.documents import GateReport, MetricFacts, MetricsReport
 from dropforge_core.gate.examples import Answer, Example, ExampleAnswers
 from dropforge_core.gate.rules import Rule
-from dropforge_core.metrics import REGISTRY, FieldScore
+from dropforge_core.metrics import REGISTRY
+from dropforge_core.metrics.structured import FieldScore
 from dropforge_core.report.charts import Mark, difference_chart, interval_chart
 from dropforge_core.report.documents import RunDocuments
 from dropforge_core.report.figures import DASH, number, percent, plural
@@ -183,7 +184,7 @@ def _flips(gate: GateReport) -> Markup | None:
         return None
     parts = []
     for flips in gate.flips:
-        label = REGISTRY[flips.metric].label
+        label = _label(flips.metric)
         parts.append(
             tag(
                 "details",

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropforge_core.metrics import choose, field_scores
-from dropforge_core.metrics.structured import field_f1, json_valid, leaves, parse_json
+from dropforge_core.metrics import REGISTRY
+from dropforge_core.metrics.choice import choose
+from dropforge_core.metrics.structured import field_f1, field_scores, json_valid, leaves, parse_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
@@ -58,15 +59,17 @@ def test_scores_by_field():
 @pytest.mark.parametrize(
     ("references", "task", "name"),
     [
-        (['{"a": 1}'] * 20, "json", "field_f1"),
+        (['{"a": 1}'] * 20, "json", "json_schema_valid"),
         (["yes", "no"] * 20, "label", "normalised_match"),
+        (["A", "b", "(C)"] * 20, "choice", "choice_match"),
+        ([f"${i},000.50" for i in range(40)], "number", "numeric_match"),
         ([f"answer {i}" for i in range(40)], "short", "token_f1"),
         ([f"{i} " + "long answer " * 20 for i in range(20)], "text", "rouge_l"),
     ],
 )
 def test_metrics_follow_the_answers(references, task, name):
     """The shape of the reference answers chooses the metrics, the loss is always among them, and why is said."""
-    choice = choose((), ("nll_per_byte",), references, generated=True)
+    choice = choose((), ("nll_per_byte",), references, REGISTRY)
     assert choice.task == task
     assert name in choice.names
     assert choice.names[0] == "nll_per_byte"
@@ -75,11 +78,11 @@ def test_metrics_follow_the_answers(references, task, name):
 
 def test_the_recipes_choice_is_kept_and_typos_are_named():
     """Asked metrics are computed, the gate's beside them, and a name that does not exist is reported."""
-    choice = choose(("chrf", "blue"), ("exact_match",), ["x"], generated=True)
+    choice = choose(("chrf", "blue"), ("exact_match",), ["x"], REGISTRY)
     assert choice.names == ("nll_per_byte", "exact_match", "chrf")
     assert choice.unknown == ("blue",)
 
 
 def test_without_generation_only_the_likelihood_is_measured():
     """No generated answers, no metrics of them."""
-    assert choose((), ("nll_per_byte",), [], generated=False).names == ("nll_per_byte",)
+    assert choose((), ("nll_per_byte",), [], REGISTRY).names == ("nll_per_byte",)

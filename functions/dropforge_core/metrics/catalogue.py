@@ -1,0 +1,172 @@
+"""Metrics as they are computed: each generation metric as a function of (reference, answer)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any, Final
+
+import regex
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from dropforge_core.metrics import numbers, structured, text
+from dropforge_core.metrics.options import MetricOptions
+from dropforge_core.metrics.registry import ENTRY_POINTS, OWN, REGISTRY, Metric
+from dropforge_core.metrics.schema import SchemaCheck
+from dropforge_core.metrics.summaries import CorpusScores
+
+Compare = Callable[[str, str], float]
+"""(reference, answer) to score."""
+
+PATTERN_SECONDS: Final = 1.0
+"""A pattern that takes longer on one answer is given up, and its metric with it."""
+
+
+class NotMeasurable(Exception):
+    """A metric has no score for a row, and so none at all. The message says why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A metric of a team's own package: what an entry point of the group `dropforge.metrics` must be."""
+
+    metric: Metric
+    compare: Compare
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Every metric that can be asked for, and how the generation metrics are computed."""
+
+    metrics: Mapping[str, Metric]
+    compare: Mapping[str, Compare]
+    """By name; only metrics of generated text, and only those that the recipe's options suffice for."""
+    notes: Mapping[str, str]
+    """By name: why a metric can't be computed here, or what it was computed by."""
+
+
+def catalogue(
+    options: MetricOptions, references: Sequence[str], given: Sequence[Metric] = (), *, packages: bool = True
+) -> Catalogue:
+    """All metrics for one evaluation.
+
+    Args:
+        options: of the recipe.
+        references: the answers that generations are compared with; a schema that is not given is theirs.
+        given: metrics whose scores come from elsewhere.
+        packages: whether the metrics of installed packages count.
+
+    Raises:
+        ValueError: when an installed metric is none, or takes the name of another.
+    """
+    compare: dict[str, Compare] = dict(_PLAIN)
+    notes: dict[str, str] = {}
+    schema = options.json_schema
+    if schema is None:
+        schema = structured.shared_schema(references)
+        notes["json_schema_valid"] = (
+            "The schema is what all reference answers share: types, and fields that none lacks."
+        )
+    compare["json_schema_valid"] = SchemaCheck(schema)
+    compare["numeric_match"] = numbers.within(options.absolute_tolerance, options.relative_tolerance)
+    if options.regex is None:
+        notes["regex_match"] = "There is no pattern: set evaluation.metric_options.regex."
+    else:
+        compare["regex_match"] = _pattern(options.regex)
+    metrics = dict(REGISTRY)
+    for found in installed() if packages else ():
+        if found.metric.name in metrics:
+            raise ValueError(
+                f"two metrics are called {found.metric.name!r}: an installed package must rename its own"
+            )
+        metrics[found.metric.name] = found.metric
+        compare[found.metric.name] = found.compare
+    return Catalogue(metrics | {one.name: one for one in given}, MappingProxyType(compare), notes)
+
+
+@lru_cache(maxsize=1)
+def installed() -> tuple[Installed, ...]:
+    """Metrics of installed packages, by name.
+
+    Raises:
+        ValueError: when an entry point is no `Installed`, or not of a kind that the gate can judge.
+    """
+    found: list[Installed] = []
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda one: (one.name, one.value)):
+        loaded: Any = point.load()
+        if not isinstance(loaded, Installed):
+            raise ValueError(  # noqa: TRY004  # one error for all that is wrong with an entry point
+                f"the entry point {point.name} = {point.value} is a {type(loaded).__name__}; "
+                "a dropforge_core.metrics.catalogue.Installed was expected"
+            )
+        metric = loaded.metric
+        if metric.name != point.name or metric.needs != "generation" or metric.name.startswith(OWN):
+            raise ValueError(
+                f"the entry point {point.name} = {point.value} must have its metric's name, need 'generation', "
+                f"and not begin with {OWN!r}"
+            )
+        found.append(loaded)
+    return tuple(found)
+
+
+def _pattern(source: str) -> Compare:
+    compiled = regex.compile(source)
+
+    def regex_match(_reference: str, answer: str) -> float:
+        try:
+            return float(compiled.fullmatch(answer.strip(), timeout=PATTERN_SECONDS) is not None)
+        except TimeoutError:
+            raise NotMeasurable(
+                f"The pattern took more than {PATTERN_SECONDS:g} s on one answer. Write it without nested repetition."
+            ) from None
+
+    return regex_match
+
+
+_BLEU: Final = BLEU(effective_order=True)
+_CHRF: Final = CHRF()
+
+
+def chrf(reference: str, answer: str) -> float:
+    """SacreBLEU's sentence chrF2 in 0-1."""
+    return _share(_CHRF.sentence_score(answer, [reference]).score, reference, answer)
+
+
+def bleu(reference: str, answer: str) -> float:
+    """SacreBLEU's sentence BLEU in 0-1."""
+    return _share(_BLEU.sentence_score(answer, [reference]).score, reference, answer)
+
+
+def corpus_scores(pairs: Sequence[tuple[str, str]]) -> CorpusScores | None:
+    """SacreBLEU's corpus BLEU and chrF2 of (reference, answer) pairs; None for no pairs."""
+    if not pairs:
+        return None
+    answers, references = [answer for _, answer in pairs], [reference for reference, _ in pairs]
+    whole, characters = BLEU(), CHRF()
+    return CorpusScores(
+        bleu=float(f"{whole.corpus_score(answers, [references]).score:.10g}"),
+        chrf=float(f"{characters.corpus_score(answers, [references]).score:.10g}"),
+        signatures=(f"BLEU {whole.get_signature()}", f"chrF2 {characters.get_signature()}"),
+    )
+
+
+def _share(score: float, reference: str, answer: str) -> float:
+    # Its tokenizer can leave nothing of a text, and its sums end a little above 100.
+    return 1.0 if reference.strip() == answer.strip() else min(score / 100, 1.0)
+
+
+_PLAIN: Final[Mapping[str, Compare]] = {
+    "exact_match": text.exact_match,
+    "normalised_match": text.normalised_match,
+    "token_f1": text.token_f1,
+    "json_valid": structured.json_valid,
+    "field_f1": structured.field_f1,
+    "choice_match": text.choice_match,
+    "rouge_l": text.rouge_l,
+    "chrf": chrf,
+    "bleu": bleu,
+    "length_ratio": text.length_ratio,
+    "refusal": text.refusal,
+}
