@@ -1,77 +1,89 @@
-"""How often the gate's tests err: type I error at the boundary of H0, and power, by simulation.
+"""How often the gate's tests err: type I error at the boundary of H0, power, and what other libraries say.
 
     python benchmarks/gate.py [--quick] [--json]
 
-Type I error is the chance to accept a candidate whose true difference lies exactly on the margin;
-nominal is 5 %. The peers are what gates do elsewhere: 'not significantly worse' by McNemar, 'mean is not
-lower', and the percentile bootstrap.
+Type I error is the chance to accept a candidate whose true difference lies exactly on the margin; nominal
+is 5 %, and 3.5 to 6.5 % is called held. Of paired right-or-wrong answers it is computed, not simulated: the
+probabilities of all tables of n pairs that a rule accepts are added up. Of means it is simulated, seeded.
+
+The peers are what gates do elsewhere ('not significantly worse' by McNemar, 'the mean is not lower', the
+percentile bootstrap), and, where SciPy or statsmodels is installed, their own bounds on the same data.
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
 import platform
-import random
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 
-from dropforge_core.gate.statistics import clustered_mean, t_bounds, t_quantile, tango_score, z_quantile
+from dropforge_core.gate.statistics import (
+    clustered_mean,
+    holm,
+    t_bounds,
+    t_cdf,
+    t_quantile,
+    tango_score,
+    wilson,
+    z_quantile,
+)
 
-ALPHA = 0.05
-SIZES = (50, 100, 200, 500, 1000, 2500)
-DISCORDANCES = (0.05, 0.15, 0.30)
-MARGINS = (0.02, 0.05)
+Floats = NDArray[np.float64]
+Accept = Callable[[int, int, int, float], bool]
 
+ALPHA: Final = 0.05
+HELD: Final = (0.035, 0.065)
+SIZES: Final = (50, 100, 200, 500, 1000, 2500)
+DISCORDANCES: Final = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50)
+MARGINS: Final = (0.0, 0.02, 0.05)
+NEGLIGIBLE: Final = 9.0
+"""Standard deviations beyond which a count's probability is left out: below 1e-18."""
 
-class Case(NamedTuple):
-    """One truth: n pairs of which `discordance` differ, the candidate better by `truth`, judged at `delta`."""
-
-    n: int
-    discordance: float
-    truth: float
-    delta: float
-
-    def tables(self, runs: int) -> Counter[tuple[int, int]]:
-        """(gains, losses) of simulated evaluations, counted: equal tables are judged once."""
-        rng = random.Random(str(self))  # noqa: S311  # a simulation, seeded so that it repeats
-        gains, losses = (self.discordance + self.truth) / 2, (self.discordance - self.truth) / 2
-        found: Counter[tuple[int, int]] = Counter()
-        for _ in range(runs):
-            won = binomial(rng, self.n, gains)
-            found[won, binomial(rng, self.n - won, losses / (1 - gains))] += 1
-        return found
+_log_factorial = np.cumsum(np.concatenate([[0.0], np.log(np.arange(1, 3001))]))
 
 
-def binomial(rng: random.Random, n: int, p: float) -> int:
-    """Successes of n trials by their geometric gaps: exact, in n p draws."""
-    if p <= 0 or n == 0:
-        return 0
-    count, position, scale = 0, 0, math.log1p(-p)
-    while True:
-        position += int(math.log(1 - rng.random()) / scale) + 1
-        if position > n:
-            return count
-        count += 1
+def tables(n: int, discordance: float, truth: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Gains, losses and probability of every table of n pairs that is not negligible.
+
+    Args:
+        n: pairs.
+        discordance: share of pairs that differ.
+        truth: the candidate's true gain, gains less losses.
+    """
+    p_gain, p_loss = (discordance + truth) / 2, (discordance - truth) / 2
+
+    def counts(p: float) -> NDArray[np.int64]:
+        reach = NEGLIGIBLE * math.sqrt(n * p * (1 - p)) + 12
+        return np.arange(max(0, int(n * p - reach)), min(n, int(n * p + reach)) + 1)
+
+    gains, losses = np.meshgrid(counts(p_gain), counts(p_loss), indexing="ij")
+    fits = gains + losses <= n
+    gains, losses = gains[fits], losses[fits]
+    same = n - gains - losses
+    logs = _log_factorial[n] - _log_factorial[gains] - _log_factorial[losses] - _log_factorial[same]
+    logs += gains * math.log(p_gain or 1e-300) + losses * math.log(p_loss) + same * math.log1p(-discordance)
+    return gains, losses, np.exp(logs)
 
 
 def tango_accepts(gains: int, losses: int, n: int, delta: float) -> bool:
-    return tango_score(gains, losses, n, -delta) >= z_quantile(ALPHA)
+    """The gate's rule for independent pairs."""
+    score = tango_score(gains, losses, n, -delta)
+    return score > z_quantile(ALPHA) if delta == 0 else score >= z_quantile(ALPHA)
 
 
 def mcnemar_accepts(gains: int, losses: int, n: int, delta: float) -> bool:
-    """'Not significantly worse': accepted unless an exact-enough McNemar test shows harm."""
+    """'Not significantly worse': accepted unless McNemar's test shows harm."""
     del n, delta
-    if gains + losses == 0:
-        return True
-    return NormalDist().cdf((gains - losses) / math.sqrt(gains + losses)) > ALPHA
+    return gains + losses == 0 or (gains - losses) / math.sqrt(gains + losses) > -z_quantile(ALPHA)
 
 
 def mean_accepts(gains: int, losses: int, n: int, delta: float) -> bool:
@@ -79,126 +91,291 @@ def mean_accepts(gains: int, losses: int, n: int, delta: float) -> bool:
     return (gains - losses) / n >= -delta
 
 
-RULES = {"tango": tango_accepts, "mcnemar_not_worse": mcnemar_accepts, "mean_not_lower": mean_accepts}
+RULES: Final[dict[str, Accept]] = {
+    "tango": tango_accepts,
+    "mcnemar_not_worse": mcnemar_accepts,
+    "mean_not_lower": mean_accepts,
+}
 
 
-def rates(case: Case, runs: int) -> dict[str, float]:
-    """Share of simulated evaluations that each rule accepts."""
-    tables = case.tables(runs).items()
-    return {
-        name: sum(count for (gains, losses), count in tables if rule(gains, losses, case.n, case.delta))
-        / runs
-        for name, rule in RULES.items()
-    }
+def accepted(rule: Accept, n: int, discordance: float, truth: float, delta: float) -> float:
+    """Probability that a rule accepts. For each count of losses a rule that accepts some gains accepts more."""
+    gains, losses, probability = tables(n, discordance, truth)
+    total = 0.0
+    for lost in np.unique(losses):
+        chosen = losses == lost
+        won = gains[chosen]
+        low, high = 0, len(won)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if rule(int(won[middle]), int(lost), n, delta) else (middle + 1, high)
+        total += float(probability[chosen][low:].sum())
+    return total
 
 
-def binary_errors(runs: int) -> Iterator[dict[str, Any]]:
+def binary_errors() -> Iterator[dict[str, Any]]:
     """The truth lies on the margin: accepting is the error that alpha bounds."""
-    for n, discordance, delta in product(SIZES, DISCORDANCES, MARGINS):
-        if discordance > delta:
-            case = Case(n, discordance, -delta, delta)
-            yield case._asdict() | rates(case, runs)
+    for delta in MARGINS:
+        for n in SIZES:
+            for discordance in DISCORDANCES:
+                if discordance > delta:
+                    rates = {
+                        name: accepted(rule, n, discordance, -delta, delta) for name, rule in RULES.items()
+                    }
+                    yield {"n": n, "discordance": discordance, "delta": delta, **rates}
 
 
-def power_table(runs: int) -> Iterator[dict[str, Any]]:
-    """The candidate is as good as the champion, or better: accepting is right."""
-    for n, truth in product(SIZES, (0.0, 0.02, 0.05)):
-        case = Case(n, 0.15, truth, 0.02)
-        yield case._asdict() | rates(case, runs)
+def attainable(n: int, discordance: float, delta: float) -> tuple[float, float]:
+    """The nearest sizes, below and above the nominal one, of tests that accept tables in the order of their score.
+
+    Where so few pairs differ the counts are so coarse that no threshold of this statistic comes nearer.
+    """
+    gains, losses, probability = tables(n, discordance, -delta)
+    scores = [tango_score(int(won), int(lost), n, -delta) for won, lost in zip(gains, losses, strict=True)]
+    order = np.argsort(scores)[::-1]
+    ranked = np.asarray(scores)[order]
+    sizes = np.cumsum(probability[order])
+    sizes = sizes[np.append(np.diff(ranked) < -1e-12, True)]
+    below, above = sizes[sizes <= ALPHA], sizes[sizes > ALPHA]
+    return float(below.max(initial=0.0)), float(above.min(initial=1.0))
+
+
+def power_table() -> Iterator[dict[str, Any]]:
+    """The candidate is as good as the champion, or better, or worse: how often each rule accepts at delta 0.02."""
+    for n in SIZES:
+        for truth in (-0.05, 0.0, 0.02, 0.05):
+            rates = {name: accepted(rule, n, 0.15, truth, 0.02) for name, rule in RULES.items()}
+            yield {"n": n, "discordance": 0.15, "truth": truth, "delta": 0.02, **rates}
+
+
+def wilson_errors() -> Iterator[dict[str, Any]]:
+    """The absolute threshold: the true share is the threshold, and the lower bound reaches it."""
+    for n in SIZES:
+        for share in (0.5, 0.7, 0.8, 0.9, 0.95):
+            hits = np.arange(n + 1)
+            logs = _log_factorial[n] - _log_factorial[hits] - _log_factorial[n - hits]
+            probability = np.exp(logs + hits * math.log(share) + (n - hits) * math.log1p(-share))
+            reached = [wilson(int(hit), n, ALPHA).lower >= share for hit in hits]
+            yield {"n": n, "threshold": share, "wilson": float(probability[reached].sum())}
+
+
+SHAPES: Final[dict[str, Callable[[np.random.Generator, tuple[int, int]], Floats]]] = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "heavy_tails": lambda rng, size: rng.standard_t(5, size=size),
+    "few_large_losses": lambda rng, size: 1 - rng.exponential(size=size),
+    "few_large_gains": lambda rng, size: rng.exponential(size=size) - 1,
+    "mostly_equal": lambda rng, size: rng.choice([-1.0, 0.0, 1.0], p=[0.075, 0.85, 0.075], size=size),
+    "f1": lambda rng, size: np.where(
+        rng.random(size) < 0.7, 0.0, rng.beta(2, 2, size) - rng.beta(2, 2, size)
+    ),
+    "rare_ruin": lambda rng, size: math.exp(0.5) - rng.lognormal(size=size),
+}
+"""Differences of mean 0 in the shapes that losses and scores take. `rare_ruin` is beyond what n rows can show."""
+BEYOND: Final = frozenset({"rare_ruin"})
 
 
 def continuous_errors(trials: int, resamples: int) -> Iterator[dict[str, Any]]:
-    """The clustered, skew-corrected t bound at H0: mean difference 0, beside plain t and the bootstrap."""
-    for clusters in (30, 50, 100, 500):
-        for shape in ("normal", "skewed", "mostly_equal"):
-            for size in (1, 5):
-                if clusters * size > 500:
+    """The gate's bound of a mean at H0, beside plain t and the percentile bootstrap; rows alone and in clusters of five."""
+    for clusters in (50, 100, 200, 500, 2500):
+        for shape in SHAPES:
+            for rows in (1, 5):
+                if rows == 5 and clusters not in {50, 200}:
                     continue
-                rng = random.Random(f"{clusters}/{shape}/{size}")  # noqa: S311  # as above
-                accepted: Counter[str] = Counter()
-                booted = min(trials, 1000) if clusters == 50 else 0
-                for trial in range(trials):
-                    values, groups = clustered_sample(shape, rng, clusters * size, size)
-                    found = clustered_mean(values, groups)
-                    accepted["gate"] += t_bounds(found, ALPHA).lower > 0
-                    accepted["plain_t"] += found.mean > t_quantile_of(clusters) * found.standard_error
-                    if trial < booted:
-                        accepted["bootstrap"] += bootstrap_lower(values, rng, resamples) > 0
-                row: dict[str, Any] = {
-                    "clusters": clusters,
-                    "rows_per_cluster": size,
-                    "shape": shape,
-                    "trials": trials,
-                }
-                row |= {"gate": accepted["gate"] / trials, "plain_t": accepted["plain_t"] / trials}
-                yield row | ({"percentile_bootstrap": accepted["bootstrap"] / booted} if booted else {})
+                yield _continuous(clusters, rows, shape, min(trials, 8_000_000 // clusters), resamples)
 
 
-def draw(shape: str, rng: random.Random) -> float:
-    """One difference with mean 0, in the shapes that losses and F1 scores take."""
-    if shape == "normal":
-        return rng.gauss(0, 1)
-    if shape == "skewed":
-        return 1 - rng.expovariate(1)
-    # Mostly equal, sometimes far apart, as the F1 of short answers is.
-    return rng.choice((-1.0, 1.0)) if rng.random() < 0.15 else 0.0
+def _continuous(clusters: int, rows: int, shape: str, trials: int, resamples: int) -> dict[str, Any]:
+    rng = np.random.default_rng([clusters, rows, list(SHAPES).index(shape)])
+    drawn = SHAPES[shape](rng, (trials, clusters))
+    groups = np.repeat(np.arange(clusters), rows).tolist()
+    gate = plain = 0
+    t = t_quantile(ALPHA, clusters - 1)
+    # One pass in the gate's own code, on a sample of the trials; the rest by the same formula over arrays.
+    own = 60
+    for values in drawn[:own]:
+        found = clustered_mean(np.repeat(values, rows).tolist(), groups)
+        assert (t_bounds(found, ALPHA).lower > 0) == bool(_gate_accepts(values[None, :], t)[0])  # noqa: S101  # a benchmark of something else would be worthless
+    for part in np.array_split(drawn, max(1, drawn.size // 2_000_000)):
+        gate += int(_gate_accepts(part, t).sum())
+        error = part.std(axis=1, ddof=1) / math.sqrt(clusters)
+        plain += int((part.mean(axis=1) > t * error).sum())
+    figures: dict[str, Any] = {
+        "clusters": clusters,
+        "rows_per_cluster": rows,
+        "shape": shape,
+        "trials": trials,
+    }
+    figures |= {"gate": gate / trials, "plain_t": plain / trials}
+    if clusters == 50:
+        booted = drawn[: min(trials, 1000)]
+        values = np.repeat(booted, rows, axis=1)
+        low = np.empty(len(values))
+        for place, sample in enumerate(values):
+            means = rng.choice(sample, size=(resamples, sample.size)).mean(axis=1)
+            low[place] = np.quantile(means, ALPHA)
+        figures["percentile_bootstrap"] = float((low > 0).mean())
+    return figures
 
 
-def clustered_sample(shape: str, rng: random.Random, n: int, size: int) -> tuple[list[float], list[int]]:
-    """Rows of one cluster share their value: the worst case of near-duplicates."""
-    shared = [draw(shape, rng) for _ in range(n // size)]
-    return [shared[i // size] for i in range(n)], [i // size for i in range(n)]
+def _gate_accepts(values: Floats, t: float) -> NDArray[np.bool_]:
+    """Whether `t_bounds(...).lower > 0`, for each line of values (a value a cluster)."""
+    n = values.shape[1]
+    mean = values.mean(axis=1)
+    spread = values.std(axis=1, ddof=1)
+    safe = np.where(spread > 0, spread, 1.0)
+    third = (((values - mean[:, None]) / safe[:, None]) ** 3).sum(axis=1)
+    skew = np.where(spread > 0, third * n / ((n - 1) * (n - 2)), 0.0) / math.sqrt(n)
+    small = np.abs(skew) < 1e-9
+    k = np.where(small, 1.0, skew)
+    hall = np.where(small, t, 3 / k * (np.cbrt(1 + k * (t - k / 6)) - 1))
+    reach = np.where(hall > t, hall, (t + hall) / 2)
+    return np.asarray(mean - reach * spread / math.sqrt(n) > 0)
 
 
-_quantiles: dict[int, float] = {}
+def holm_errors(trials: int) -> Iterator[dict[str, Any]]:
+    """Chance that some of k unharmed slices is called harmed: all truths lie on the margin."""
+    rng = np.random.default_rng(20)
+    for slices in (2, 5, 20):
+        p_values = rng.random((trials, slices)).tolist()
+        harmed = sum(any(holm(line, ALPHA)) for line in p_values) / trials
+        uncorrected = sum(min(line) <= ALPHA for line in p_values) / trials
+        yield {"slices": slices, "trials": trials, "holm": harmed, "uncorrected": uncorrected}
 
 
-def t_quantile_of(clusters: int) -> float:
-    if clusters not in _quantiles:
-        _quantiles[clusters] = t_quantile(ALPHA, clusters - 1)
-    return _quantiles[clusters]
+def agreement() -> dict[str, Any]:
+    """Largest differences from what SciPy and statsmodels compute; None where the library is not installed."""
+    return {"scipy": _scipy(), "statsmodels": _statsmodels()}
 
 
-def bootstrap_lower(values: list[float], rng: random.Random, resamples: int) -> float:
-    """The 5 % quantile of resampled means, rows drawn as if independent."""
-    n = len(values)
-    means = sorted(sum(rng.choices(values, k=n)) for _ in range(resamples))
-    return means[int(ALPHA * resamples)] / n
+def _scipy() -> dict[str, float] | None:
+    try:
+        stats = importlib.import_module("scipy.stats")
+    except ImportError:
+        return None
+    cases = [(k, n) for n in (20, 50, 263, 1000) for k in (0, 1, n // 3, n // 2, n)]
+    wilsons = []
+    for hits, n in cases:
+        interval = stats.binomtest(hits, n).proportion_ci(1 - 2 * ALPHA, "wilson")
+        wilsons += [
+            abs(wilson(hits, n, ALPHA).lower - interval.low),
+            abs(wilson(hits, n, ALPHA).upper - interval.high),
+        ]
+    dfs = (1, 2, 5, 30, 99, 499, 2499)
+    return {
+        "wilson": max(wilsons),
+        "t_quantile": max(abs(t_quantile(ALPHA, df) - stats.t.isf(ALPHA, df)) for df in dfs),
+        "t_cdf": max(
+            abs(t_cdf(x, df) - stats.t.cdf(x, df)) for df in dfs for x in (-3.0, -0.5, 0.2, 1.7, 4.0)
+        ),
+        "z_quantile": abs(z_quantile(ALPHA) - stats.norm.isf(ALPHA)),
+    }
+
+
+def _statsmodels() -> dict[str, float] | None:
+    try:
+        proportion = importlib.import_module("statsmodels.stats.proportion")
+        weights = importlib.import_module("statsmodels.stats.weightstats")
+        multiple = importlib.import_module("statsmodels.stats.multitest")
+        linear = importlib.import_module("statsmodels.api")
+        tests = importlib.import_module("statsmodels.stats.contingency_tables")
+    except ImportError:
+        return None
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=200)
+    groups = np.repeat(np.arange(40), 5)
+    fitted = linear.OLS(values, np.ones(200)).fit(
+        cov_type="cluster", cov_kwds={"groups": groups, "df_correction": True}
+    )
+    ours = clustered_mean(values.tolist(), groups.tolist())
+    alone = clustered_mean(values.tolist(), range(200))
+    # statsmodels' factor is G/(G-1) (n-1)/(n-k); with the mean alone the second is 1.
+    p_values = rng.random((200, 6)) ** 3
+    same = [
+        tuple(multiple.multipletests(line, ALPHA, "holm")[0].tolist()) == holm(line.tolist(), ALPHA)
+        for line in p_values
+    ]
+    low, high = proportion.proportion_confint(81, 263, 2 * ALPHA, "wilson")
+    # At a margin of 0 Tango's statistic is McNemar's.
+    chi = tests.mcnemar(np.array([[60, 25], [12, 103]]), exact=False, correction=False).statistic
+    return {
+        "wilson": max(abs(wilson(81, 263, ALPHA).lower - low), abs(wilson(81, 263, ALPHA).upper - high)),
+        "cluster_robust_standard_error": abs(ours.standard_error - float(fitted.bse[0])),
+        "standard_error": abs(alone.standard_error - weights.DescrStatsW(values).std_mean),
+        "holm_disagreements": float(len(same) - sum(same)),
+        "tango_at_no_margin_is_mcnemar": abs(tango_score(25, 12, 200, 0.0) ** 2 - chi),
+    }
+
+
+def held(rate: float) -> bool:
+    return HELD[0] <= rate <= HELD[1]
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    runs = 10_000 if quick else 100_000
-    binary = list(binary_errors(runs))
-    continuous = list(continuous_errors(3_000 if quick else 20_000, 200 if quick else 1_000))
+    """The document."""
+    binary = list(binary_errors())
+    continuous = list(continuous_errors(10_000 if quick else 40_000, 200 if quick else 1_000))
+    coarse = [
+        {**row, "attainable": attainable(row["n"], row["discordance"], row["delta"])}
+        for row in binary
+        if not held(row["tango"])
+    ]
+    regular = [row for row in continuous if row["shape"] not in BEYOND]
+    # Simulated rates are known to within three standard errors.
+    noise = 3 * math.sqrt(ALPHA * (1 - ALPHA) / min(row["trials"] for row in regular))
     worst = max(row["tango"] for row in binary)
-    worst_t = max(row["gate"] for row in continuous)
-    naive = max(row["mcnemar_not_worse"] for row in binary)
+    worst_t = max(row["gate"] for row in regular)
+    shares = {
+        "binary": sum(held(row["tango"]) for row in binary) / len(binary),
+        "mean": sum(HELD[0] - noise <= row["gate"] <= HELD[1] + noise for row in regular) / len(regular),
+    }
+    naive = max(row["mcnemar_not_worse"] for row in binary if row["delta"] > 0)
+    bootstrap = max(row.get("percentile_bootstrap", 0.0) for row in regular)
     return {
         "name": "gate",
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "figures": {
             "alpha": ALPHA,
-            "runs": runs,
             "type_1_binary": binary,
-            "type_1_continuous": continuous,
-            "power": list(power_table(runs)),
+            "type_1_binary_outside": coarse,
+            "type_1_threshold": list(wilson_errors()),
+            "type_1_mean": continuous,
+            "type_1_slices": list(holm_errors(5_000 if quick else 50_000)),
+            "power": list(power_table()),
+            "largest_difference_from": agreement(),
         },
         "ratios": {
-            "worst_tango_type_1_over_nominal": {
-                "value": round(worst / ALPHA, 3),
-                "goal": 1.4,
-                "met": worst / ALPHA <= 1.4,
-                "peer": f"McNemar 'not significantly worse': {naive / ALPHA:.1f} times nominal",
+            "worst_tango_type_1_over_nominal": _at_most(
+                worst / ALPHA,
+                HELD[1] / ALPHA,
+                f"McNemar 'not significantly worse': {naive / ALPHA:.1f} times nominal",
+            ),
+            "worst_mean_type_1_over_nominal": _at_most(
+                worst_t / ALPHA,
+                (HELD[1] + noise) / ALPHA,
+                f"percentile bootstrap that ignores clusters: {bootstrap / ALPHA:.1f} times nominal",
+            ),
+            "share_of_paired_cases_between_3.5_and_6.5_percent": {
+                "value": round(shares["binary"], 3),
+                "goal": 1.0,
+                "met": not coarse,
+                "peer": f"{sum(row['tango'] < HELD[0] for row in coarse)} of {len(binary)} lie below, on the safe side, "
+                "where 2.5 and 5 of 50 pairs differ: one more table accepted would make 9.4 % and 5.4 % "
+                "(type_1_binary_outside)",
             },
-            "worst_clustered_t_type_1_over_nominal": {
-                "value": round(worst_t / ALPHA, 3),
-                "goal": 1.4,
-                "met": worst_t / ALPHA <= 1.4,
-                "peer": "percentile bootstrap that ignores clusters: "
-                f"{max(row.get('percentile_bootstrap', 0) for row in continuous) / ALPHA:.1f} times nominal",
+            "share_of_mean_cases_between_3.5_and_6.5_percent": {
+                "value": round(shares["mean"], 3),
+                "goal": 1.0,
+                "met": shares["mean"] == 1.0,
+                "peer": f"within the simulation's noise of {noise:.1%}; rare_ruin (log-normal losses) is left out: it errs by "
+                f"{max(row['gate'] for row in continuous if row['shape'] in BEYOND):.1%} at worst, plain t by "
+                f"{max(row['plain_t'] for row in continuous if row['shape'] in BEYOND):.1%}",
             },
         },
     }
+
+
+def _at_most(value: float, goal: float, peer: str) -> dict[str, Any]:
+    return {"value": round(value, 3), "goal": round(goal, 3), "met": value <= goal, "peer": peer}
 
 
 def main() -> None:
@@ -212,15 +389,17 @@ def main() -> None:
     if asked.json:
         print(json.dumps(found))
         return
-    for name in ("type_1_binary", "type_1_continuous", "power"):
+    for name, rows in found["figures"].items():
         print(name)
-        for row in found["figures"][name]:
+        for row in rows if isinstance(rows, list) else [{"value": rows}]:
             print(
                 "  "
                 + "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
             )
     for name, ratio in found["ratios"].items():
-        print(f"{name}: {ratio['value']} (goal at most {ratio['goal']}); {ratio['peer']}")
+        print(
+            f"{name}: {ratio['value']} (goal {ratio['goal']}, {'met' if ratio['met'] else 'missed'}); {ratio['peer']}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from dropforge_core.aws import Bucket, Ledger, newest_approved_package
 from dropforge_core.contracts import EvaluationSetup, PrepareEvaluationInput
 from dropforge_core.evaluation.champion import champion_of
-from dropforge_core.evaluation.join import REJECTED
 from dropforge_core.evaluation.prompts import Variant, generated_ids, shards
 from dropforge_core.evaluation.rows import (
     HoldoutBroken,
@@ -17,8 +16,8 @@ from dropforge_core.evaluation.rows import (
     holdout_rows,
     lines,
     question_of,
-    rejected_question_of,
 )
+from dropforge_core.gate.sampling import answers_wanted
 from dropforge_core.identity import job_name
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
@@ -63,9 +62,7 @@ def prepare(
     )
     generation = recipe.evaluation.generation
     # Twice over the hold-out, so that memory holds ids and never rows.
-    chosen = generated_ids(
-        (row.id for row, _ in _questions(bucket, layout)), recipe.evaluation.generate_at_most
-    )
+    chosen = generated_ids((row.id for row, _ in _questions(bucket, layout)), answers_wanted(recipe))
     prompts = 0
     for shard in shards(_questions_by_id(bucket, layout), variants, chosen, generation.max_new_tokens):
         bucket.write(layout.prompts + shard.name, shard.body, "application/jsonlines")
@@ -102,7 +99,4 @@ def _questions(bucket: Bucket, layout: RunLayout) -> Iterator[tuple[HoldoutRow, 
 
 
 def _questions_by_id(bucket: Bucket, layout: RunLayout) -> Iterator[tuple[str, Question]]:
-    for row, question in _questions(bucket, layout):
-        yield row.id, question
-        if rejected := rejected_question_of(row, question):
-            yield row.id + REJECTED, rejected
+    return ((row.id, question) for row, question in _questions(bucket, layout))

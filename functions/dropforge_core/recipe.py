@@ -23,8 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dropforge_core.dataset.codes import CODES, Severity
-from dropforge_core.metrics.options import MetricOptions, schema_fault
-from dropforge_core.metrics.registry import OWN, REGISTRY, installed_names
+from dropforge_core.metrics.registry import REGISTRY
 from dropforge_core.model import Frozen
 from dropforge_core.recipe_yaml import RecipeFault, RecipeInvalid, load_yaml
 
@@ -36,8 +35,14 @@ S3Prefix = Annotated[
     str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/=-]*/$")
 ]
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
-Strictness = Annotated[Severity, BeforeValidator(lambda value: "off" if value is False else value)]
-"""YAML 1.1 reads a bare `off` as false."""
+
+
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
+Strictness = Annotated[Severity, BeforeValidator(_off)]
 TagText = Annotated[str, StringConstraints(pattern=r"^[\w .:/=+\-@]*$", max_length=256)]
 
 
@@ -46,6 +51,9 @@ TRANSFORM_FAMILIES: Final = frozenset({"g4dn", "g5", "g6", "g6e"})
 
 FROZEN_MODULES: Final = frozenset({"lm_head", "embed_out", "embed_tokens", "wte"})
 """What models call their embeddings and their output head."""
+
+SHOWN_ANSWERS: Final = 200
+"""Rows that are answered by generation where no decision rests on generated answers."""
 
 MAX_TAGS: Final = 40
 """SageMaker takes 50 tags a job; the service's own need room."""
@@ -157,7 +165,6 @@ class Generation(Section):
 class Evaluation(Section):
     metrics: Literal["auto"] | tuple[str, ...] = "auto"
     """Names from `dropforge_core.metrics`; auto chooses from the data and says why."""
-    metric_options: MetricOptions = MetricOptions()
     generation: Generation = Generation()
     holdout_fraction: float = Field(0.1, gt=0, le=0.5)
     """Where no eval file is given, as many rows are held out as the gate needs, but no more than this share.
@@ -168,8 +175,12 @@ class Evaluation(Section):
     """Held out however few the gate needs or the share allows; never more than half of all rows."""
     max_holdout: int = Field(2500, ge=1)
     """Held out at most, however many the gate needs: a margin of 0.01 needs 9,274. Each costs evaluation time."""
-    generate_at_most: int = Field(200, ge=0)
-    """Hold-out rows that are answered by generation; the likelihood is measured on all of them."""
+    generate_at_most: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Hold-out rows that are answered by generation; the likelihood is measured on all of them.
+
+    auto: as many as the gate needs where it decides by generated answers (2,319 at a delta of 0.02), else
+    `SHOWN_ANSWERS`, for people to read.
+    """
     slices: tuple[str, ...] = ()
     """Fields of `meta` by which results are also reported."""
 
@@ -188,6 +199,22 @@ class Gate(Section):
     alpha: float = Field(0.05, gt=0, lt=0.5)
     min_examples: int = Field(30, ge=1)
     """Fewer held-out examples than this are INCONCLUSIVE, never PASS."""
+    slice_delta: float | None = Field(None, ge=0, lt=1)
+    """Harm up to which no slice blocks; None is `delta`."""
+    canary: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "canary"
+    """Field of `meta` that marks a held-out row as one that must be answered right."""
+    forgetting: (
+        Annotated[float, Field(gt=0, lt=1)] | Annotated[Literal["report", "off"], BeforeValidator(_off)]
+    ) = "report"
+    """Drop in right answers to general questions, from base to candidate, up to which a candidate may pass.
+
+    report: they are asked and told, and decide nothing; off: they are not asked.
+    """
+    max_holdout_uses: int = Field(20, ge=1)
+    """Decisions of one model that may rest on the same hold-out; one more is INCONCLUSIVE, never PASS.
+
+    Each useless candidate passes with a chance of up to alpha: after 1 / alpha of them one is to be expected.
+    """
     on_pass: Literal["Approved", "PendingManualApproval"] = "PendingManualApproval"  # noqa: S105  # no password
     """The approval status of a package that passed."""
     on_inconclusive: Literal["PendingManualApproval", "nothing"] = "PendingManualApproval"
@@ -331,15 +358,12 @@ def _measuring_conflicts(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[s
         yield "evaluation.min_holdout", f"at most max_holdout, which is {most}"
     if gate.min_examples > most:
         yield "gate.min_examples", f"at most evaluation.max_holdout ({most}), or no candidate could ever pass"
-    if _needs(gate.primary) == "generation" and evaluation.generate_at_most < gate.min_examples:
+    at_most = evaluation.generate_at_most
+    if not gate.primary.startswith("nll") and at_most != "auto" and at_most < gate.min_examples:
         yield (
             "evaluation.generate_at_most",
             f"at least gate.min_examples ({gate.min_examples}): '{gate.primary}' is measured on generated answers",
         )
-
-
-def _needs(metric: str) -> str:
-    return REGISTRY[metric].needs if metric in REGISTRY else "generation"
 
 
 def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, str]]:
@@ -349,10 +373,7 @@ def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, 
     if evaluation.metrics != "auto":
         named += [(f"evaluation.metrics.{place}", name) for place, name in enumerate(evaluation.metrics)]
     for path, name in named:
-        if name == "regex_match" and evaluation.metric_options.regex is None:
-            yield path, "a metric that can be computed: regex_match needs evaluation.metric_options.regex"
-        # A dataset's own metrics are known once its file has been run; the gate fails closed on one that is not.
-        if name not in REGISTRY and not name.startswith(OWN) and name not in installed_names():
+        if name not in REGISTRY:
             close = difflib.get_close_matches(name, REGISTRY, n=1)
             wanted = f"the metric '{close[0]}'" if close else "one of " + ", ".join(REGISTRY)
             yield path, f"{wanted}; {ascii(name)[:60]} is no metric"
@@ -413,21 +434,10 @@ def parse_recipe(text: str | None, default: str | None = None) -> Recipe:
                 break
             merged = _without([detail["loc"] for detail in found], merged)
         else:
-            faults += _schema_faults(recipe, lines)
             break
     if faults:
         raise RecipeInvalid(list(dict.fromkeys(faults)))
     return recipe
-
-
-def _schema_faults(recipe: "Recipe", lines: Mapping[str, int]) -> Iterator[RecipeFault]:
-    """Told of a recipe's text only: who reads a recipe back need not have the library that knows schemas."""
-    schema = recipe.evaluation.metric_options.json_schema
-    wanted = schema_fault(schema) if schema is not None else None
-    if wanted:
-        path = "evaluation.metric_options.json_schema"
-        line = _line_of(path.split("."), lines)
-        yield RecipeFault(path=path, line=line, found=ascii(dict(schema or {}))[:120], expected=wanted)
 
 
 def _without(places: Sequence[tuple[int | str, ...]], merged: Mapping[str, Any]) -> dict[str, Any]:

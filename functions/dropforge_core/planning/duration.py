@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dropforge_core.contracts import DatasetFacts, Interval
+from dropforge_core.gate.sampling import answers_wanted
 from dropforge_core.model import Frozen
 from dropforge_core.planning.calibration import PRIOR_MFU
 from dropforge_core.planning.catalogue import Gpu
@@ -83,10 +84,10 @@ def tokens_per_second(work: Workload, gpu: Gpu, *, checkpointing: bool, mfu: Int
 
 def evaluation_seconds(work: Workload, gpu: Gpu, *, mfu: Interval = PRIOR_MFU) -> Interval:
     """A batch transform that judges base, champion and candidate on the hold-out."""
-    evaluation = work.recipe.evaluation
-    batches = math.ceil(min(work.dataset.rows_eval, evaluation.generate_at_most) / EVALUATION_BATCH)
-    tokens = batches * evaluation.generation.max_new_tokens * EVALUATED_VARIANTS
-    read = weights_bytes(work.shape, work.recipe.quantization) / (gpu.gb_per_s * 1e9)
+    recipe = work.recipe
+    batches = math.ceil(min(work.dataset.rows_eval, answers_wanted(recipe)) / EVALUATION_BATCH)
+    tokens = batches * recipe.evaluation.generation.max_new_tokens * EVALUATED_VARIANTS
+    read = weights_bytes(work.shape, recipe.quantization) / (gpu.gb_per_s * 1e9)
     flop = EVALUATED_VARIANTS * _forward_holdout(work)
     return _interval(
         lambda i: (

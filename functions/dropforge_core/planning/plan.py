@@ -13,6 +13,7 @@ from dropforge_core.contracts import (
     Interval,
     Plan,
 )
+from dropforge_core.gate.sampling import sampling_notes
 from dropforge_core.identity import job_name
 from dropforge_core.planning.base import BaseSource
 from dropforge_core.planning.calibration import Speed, learn
@@ -151,7 +152,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         spend_limit_usd=limit,
         evaluation_reserve_usd=reserve,
         approval_expires_s=round(recipe.approval.expires_hours * 3600),
-        notes=tuple(_notes(evaluation, caching, chosen)),
+        notes=tuple(_notes(work, evaluation, caching, chosen)),
         options=tuple(one.option for one in judged),
         cheapest=cheapest.instance_type if cheapest else None,
         fastest=fastest.instance_type if fastest else None,
@@ -179,7 +180,7 @@ def _best(fitting: Iterable[Judged], by: Literal["cost_usd", "hours"]) -> Instan
     return min(known, key=lambda pair: pair[0])[1] if known else None
 
 
-def _notes(evaluation: Evaluation, caching: Caching, chosen: Judged) -> Iterator[str]:
+def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Judged) -> Iterator[str]:
     if not evaluation.own_price:
         yield "The evaluation is priced at the training rate of its instance type."
     if caching.instance_type and not caching.priced:
@@ -192,6 +193,7 @@ def _notes(evaluation: Evaluation, caching: Caching, chosen: Judged) -> Iterator
             f"No finished run of this stack tells how fast {chosen.option.instance_type} trains a model of this "
             "size, so the interval is wide."
         )
+    yield from sampling_notes(work.recipe, work.dataset.rows_eval)
     yield from NOTES
 
 
