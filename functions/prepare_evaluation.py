@@ -8,6 +8,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from dropforge_core.aws import Bucket, Ledger, newest_approved_package
 from dropforge_core.contracts import EvaluationSetup, PrepareEvaluationInput
 from dropforge_core.evaluation.champion import champion_of
+from dropforge_core.evaluation.join import REJECTED
 from dropforge_core.evaluation.prompts import Variant, generated_ids, shards
 from dropforge_core.evaluation.rows import (
     HoldoutBroken,
@@ -16,6 +17,7 @@ from dropforge_core.evaluation.rows import (
     holdout_rows,
     lines,
     question_of,
+    rejected_question_of,
 )
 from dropforge_core.gate.sampling import answers_wanted
 from dropforge_core.identity import job_name
@@ -99,4 +101,7 @@ def _questions(bucket: Bucket, layout: RunLayout) -> Iterator[tuple[HoldoutRow, 
 
 
 def _questions_by_id(bucket: Bucket, layout: RunLayout) -> Iterator[tuple[str, Question]]:
-    return ((row.id, question) for row, question in _questions(bucket, layout))
+    for row, question in _questions(bucket, layout):
+        yield row.id, question
+        if rejected := rejected_question_of(row, question):
+            yield row.id + REJECTED, rejected

@@ -23,7 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dropforge_core.dataset.codes import CODES, Severity
-from dropforge_core.metrics.registry import REGISTRY
+from dropforge_core.metrics.options import MetricOptions, schema_fault
+from dropforge_core.metrics.registry import OWN, REGISTRY, installed_names
 from dropforge_core.model import Frozen
 from dropforge_core.recipe_yaml import RecipeFault, RecipeInvalid, load_yaml
 
@@ -165,6 +166,7 @@ class Generation(Section):
 class Evaluation(Section):
     metrics: Literal["auto"] | tuple[str, ...] = "auto"
     """Names from `dropforge_core.metrics`; auto chooses from the data and says why."""
+    metric_options: MetricOptions = MetricOptions()
     generation: Generation = Generation()
     holdout_fraction: float = Field(0.1, gt=0, le=0.5)
     """Where no eval file is given, as many rows are held out as the gate needs, but no more than this share.
@@ -359,11 +361,15 @@ def _measuring_conflicts(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[s
     if gate.min_examples > most:
         yield "gate.min_examples", f"at most evaluation.max_holdout ({most}), or no candidate could ever pass"
     at_most = evaluation.generate_at_most
-    if not gate.primary.startswith("nll") and at_most != "auto" and at_most < gate.min_examples:
+    if _needs(gate.primary) == "generation" and at_most != "auto" and at_most < gate.min_examples:
         yield (
             "evaluation.generate_at_most",
             f"at least gate.min_examples ({gate.min_examples}): '{gate.primary}' is measured on generated answers",
         )
+
+
+def _needs(metric: str) -> str:
+    return REGISTRY[metric].needs if metric in REGISTRY else "generation"
 
 
 def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, str]]:
@@ -373,7 +379,10 @@ def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, 
     if evaluation.metrics != "auto":
         named += [(f"evaluation.metrics.{place}", name) for place, name in enumerate(evaluation.metrics)]
     for path, name in named:
-        if name not in REGISTRY:
+        if name == "regex_match" and evaluation.metric_options.regex is None:
+            yield path, "a metric that can be computed: regex_match needs evaluation.metric_options.regex"
+        # A dataset's own metrics are known once its file has been run; the gate fails closed on one that is not.
+        if name not in REGISTRY and not name.startswith(OWN) and name not in installed_names():
             close = difflib.get_close_matches(name, REGISTRY, n=1)
             wanted = f"the metric '{close[0]}'" if close else "one of " + ", ".join(REGISTRY)
             yield path, f"{wanted}; {ascii(name)[:60]} is no metric"
@@ -434,10 +443,21 @@ def parse_recipe(text: str | None, default: str | None = None) -> Recipe:
                 break
             merged = _without([detail["loc"] for detail in found], merged)
         else:
+            faults += _schema_faults(recipe, lines)
             break
     if faults:
         raise RecipeInvalid(list(dict.fromkeys(faults)))
     return recipe
+
+
+def _schema_faults(recipe: "Recipe", lines: Mapping[str, int]) -> Iterator[RecipeFault]:
+    """Told of a recipe's text only: who reads a recipe back need not have the library that knows schemas."""
+    schema = recipe.evaluation.metric_options.json_schema
+    wanted = schema_fault(schema) if schema is not None else None
+    if wanted:
+        path = "evaluation.metric_options.json_schema"
+        line = _line_of(path.split("."), lines)
+        yield RecipeFault(path=path, line=line, found=ascii(dict(schema or {}))[:120], expected=wanted)
 
 
 def _without(places: Sequence[tuple[int | str, ...]], merged: Mapping[str, Any]) -> dict[str, Any]:
