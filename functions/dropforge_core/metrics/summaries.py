@@ -47,10 +47,10 @@ class Likelihood(Frozen):
     bytes: int
     words: int
     bits_per_byte: float
-    byte_perplexity: float
-    """exp(nats / bytes)."""
+    byte_perplexity: float | None
+    """exp(nats / bytes); None where that is beyond any float."""
     word_perplexity: float | None
-    """exp(nats / words), words divided by white space; None where it is beyond any float."""
+    """exp(nats / words), words divided by white space."""
 
 
 class Lengths(Frozen):
@@ -127,8 +127,8 @@ def likelihood(rows: Sequence[tuple[str, float]]) -> Likelihood | None:
         bytes=size,
         words=words,
         bits_per_byte=_digits(nats / size / math.log(2)),
-        byte_perplexity=_digits(math.exp(nats / size)),
-        word_perplexity=_digits(math.exp(nats / words)) if words and nats / words < 700 else None,
+        byte_perplexity=_perplexity(nats, size),
+        word_perplexity=_perplexity(nats, words),
     )
 
 
@@ -149,6 +149,10 @@ def lengths(rows: Sequence[tuple[str, str, bool]]) -> Lengths | None:
 
 def _letter(text: str) -> str:
     return choice_of(text) or OTHER
+
+
+def _perplexity(nats: float, units: int) -> float | None:
+    return _digits(math.exp(nats / units)) if units and nats / units < 700 else None
 
 
 def _ratio(part: int, whole: int) -> float:
