@@ -33,6 +33,9 @@ TERMS: Final = re.compile(r"LICEN[CS]E|NOTICE|USE_POLICY", re.IGNORECASE)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
+WORTH_QUANTISING: Final = 1_000_000_000
+"""Bytes of weights; smaller ones are loaded in seconds as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -58,13 +61,14 @@ class Source(Protocol):
         """One file into a folder."""
 
 
-def cache_base_model(  # noqa: PLR0913, PLR0917  # two are for tests alone
+def cache_base_model(  # noqa: PLR0913, PLR0917  # three are for tests alone
     source: str,
     destination: str,
     stop: StopRequest,
     say: Say,
     environment: Mapping[str, str] = os.environ,
     pace: Pace = Pace(),  # noqa: B008  # frozen
+    quantise_from: int = WORTH_QUANTISING,
 ) -> BaseModelManifest:
     """Copy the source; what a broken-off copy left and still matches is not copied again.
 
@@ -77,6 +81,7 @@ def cache_base_model(  # noqa: PLR0913, PLR0917  # two are for tests alone
         say: prints a line.
         environment: `HUB_TOKEN_SECRET_ARN` is read from it.
         pace: of waiting for another job.
+        quantise_from: bytes of weights from which on a quantised copy is kept beside the original.
 
     Raises:
         Failure: BASE_MODEL, saying what was found and what to do.
@@ -96,7 +101,7 @@ def cache_base_model(  # noqa: PLR0913, PLR0917  # two are for tests alone
 
     with Claim(s3, place.bucket, place.prefix + CLAIM, pace).held(is_done, stop, say) as mine:
         if mine:
-            return copy_all(source, found, files, place, stop, say)
+            return copy_all(source, found, files, place, stop, say, quantise_from)
     say("phase=cached_already")
     return read_manifest(place.read(MANIFEST))
 
@@ -109,13 +114,23 @@ class Place:
     bucket: str
     prefix: str
 
-    def read(self, name: str) -> bytes:
-        body: bytes = self.s3.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read()
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """An object's bytes, or `length` of them from `start`."""
+        part = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
+        body: bytes = self.s3.get_object(Bucket=self.bucket, Key=self.prefix + name, **part)["Body"].read()
         return body
+
+    def head(self, name: str) -> Mapping[str, Any] | None:
+        """What the bucket says of an object; None where there is none.
+
+        Raises:
+            Failure: BASE_MODEL where the bucket refuses.
+        """
+        return _head(self.s3, self.bucket, self.prefix + name)
 
     def whole(self, source: str) -> BaseModelManifest | None:
         """The manifest of a whole copy of that source, where there is one."""
-        if _head(self.s3, self.bucket, self.prefix + MANIFEST) is None:
+        if self.head(MANIFEST) is None:
             return None
         manifest = read_manifest(self.read(MANIFEST))
         return manifest if manifest.source == source else None
@@ -133,8 +148,9 @@ def copy_all(  # noqa: PLR0913, PLR0917  # what is copied, where to, and the pro
     place: Place,
     stop: StopRequest,
     say: Say,
+    quantise_from: int,
 ) -> BaseModelManifest:
-    """Every file that is not there yet, and the manifest.
+    """Every file that is not there yet, the quantised copy where it is worth one, and the manifest.
 
     Raises:
         Failure: BASE_MODEL.
@@ -146,6 +162,10 @@ def copy_all(  # noqa: PLR0913, PLR0917  # what is copied, where to, and the pro
             stop.check()
             digests[file.name] = bring(file, found, place, Path(scratch))
             say(f"file={file.name} bytes={file.size} files={number}/{len(files)}")
+        if sum(file.size for file in files if file.name.endswith(".safetensors")) >= quantise_from:
+            from tuner.quantised_copy import write_quantised_copy  # noqa: PLC0415  # ten seconds: it needs torch
+
+            write_quantised_copy(place, digests, Path(scratch), stop, say)
     name, folder = _name_and_revision(place.prefix)
     texts = ", ".join(sorted(file.name for file in files if TERMS.match(file.name)))
     manifest = BaseModelManifest(

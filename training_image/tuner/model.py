@@ -8,14 +8,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from dropforge_core.contracts import BaseModelManifest
 from dropforge_core.recipe import Adapter, Recipe
+from tuner.contract import Say
 from tuner.conversation import ChatCodec
 from tuner.failure import Failure, is_out_of_memory
 from tuner.integrity import verify_copy
+from tuner.loading import load_weights, peaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class LanguageModel:
     pad_id: int
     device: torch.device
     manifest: BaseModelManifest
+    quantiser: str | None = None
+    """Digest of the quantiser whose bits the packed weights are; None where nothing is quantised."""
+    lockstep: bool = False
+    """Blocks are sharded over processes, so that all of them must make the same passes at the same time."""
 
     @property
     def hidden_size(self) -> int:
@@ -61,6 +67,9 @@ class LanguageModel:
     @property
     def can_share(self) -> bool:
         """Whether every layer keeps all keys, so that a beginning may be computed once."""
+        if self.lockstep:
+            # A shared beginning is a pass of its own, and not every process has one.
+            return False
         kinds = getattr(self.causal.config.get_text_config(), "layer_types", None)
         return kinds is None or set(kinds) == {"full_attention"}
 
@@ -106,8 +115,14 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def load_base(
-    folder: Path, quantization: str, device: torch.device, chat_template: str | None = None
+def load_base(  # noqa: PLR0913  # a folder, a form, a device, and what few callers say
+    folder: Path,
+    quantization: str,
+    device: torch.device,
+    chat_template: str | None = None,
+    say: Say = lambda _: None,
+    *,
+    onto: torch.device | None = None,
 ) -> LanguageModel:
     """A frozen base model from a verified local copy: safetensors only, no code from the repository.
 
@@ -116,38 +131,23 @@ def load_base(
         quantization: `nf4` or `none`.
         device: where it computes.
         chat_template: in place of the tokenizer's own, where given.
+        say: prints a line.
+        onto: the device on which it will compute, where that is another than the one it is loaded to.
 
     Raises:
         Failure: BASE_MODEL where it can't be loaded whole, OOM_GPU where it does not fit.
     """
-    manifest = verify_copy(folder)
+    manifest = verify_copy(folder, weights=False)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    dtype = compute_dtype(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        answer: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            quantization_config=_nf4(dtype) if quantization == "nf4" else None,
-            device_map={"": device},
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        loaded = load_weights(folder, manifest, quantization, device, compute_dtype(onto or device), say)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise Failure("OOM_GPU", "the base model does not fit; choose a larger instance") from error
         raise Failure("BASE_MODEL", f"{manifest.name} can't be loaded: {_why(folder, error)}") from error
-    causal, loaded = answer
-    # transformers fills what a copy lacks with random numbers and goes on.
-    if unusable := sorted(loaded["missing_keys"]) or _misshapen(causal):
-        raise Failure(
-            "BASE_MODEL",
-            f"{manifest.name} lacks {len(unusable)} of its weights, or has them in another shape, the first is "
-            f"{unusable[0]}; its shards are not those of its configuration",
-        )
+    say(f"base_model=loaded from={loaded.way!r} bytes_read={loaded.bytes_read} {peaks()}")
+    causal = loaded.causal
     causal.requires_grad_(requires_grad=False)
     causal.eval()
     stops = stop_ids(causal, tokenizer)
@@ -157,7 +157,8 @@ def load_base(
     vocabulary = int(causal.get_input_embeddings().weight.shape[0])
     codec = ChatCodec(tokenizer, stops, template=chat_template, vocabulary=vocabulary)
     # An embedding of its own may be missing for a pad token that nobody reads; any token will do.
-    return LanguageModel(causal, codec, int(pad) if pad < vocabulary else min(stops), device, manifest)
+    pad = int(pad) if pad < vocabulary else min(stops)
+    return LanguageModel(causal, codec, pad, device, manifest, quantiser=loaded.quantiser)
 
 
 def _why(folder: Path, error: Exception) -> str:
@@ -165,34 +166,6 @@ def _why(folder: Path, error: Exception) -> str:
     if config.is_file() and b'"auto_map"' in config.read_bytes():
         return "it needs code from its repository, which is never run here; choose a model that transformers knows"
     return f"{type(error).__name__}: {error}"
-
-
-def _misshapen(causal: Any) -> list[str]:
-    """Parameters whose shape is not the configuration's; loading quantised weights does not compare them."""
-    with torch.device("meta"):
-        planned: nn.Module = AutoModelForCausalLM.from_config(causal.config)  # type: ignore[no-untyped-call]
-    found = dict(causal.named_parameters())
-    return [
-        name
-        for name, parameter in planned.named_parameters()
-        if name in found and _shape_of(found[name]) != parameter.shape
-    ]
-
-
-def _shape_of(parameter: Any) -> torch.Size:
-    state = getattr(parameter, "quant_state", None)
-    shape: torch.Size = parameter.shape if state is None else state.shape
-    return shape
-
-
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def stop_ids(causal: Any, tokenizer: Any) -> frozenset[int]:

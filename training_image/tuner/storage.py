@@ -1,6 +1,6 @@
 """S3 as the image needs it: whole prefixes down, hashed objects up."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,8 +36,10 @@ def download(s3: Any, bucket: str, key: str, path: Path) -> None:
         raise Failure("BASE_MODEL", f"s3://{bucket}/{key} can't be read: {error}") from None
 
 
-def download_prefix(s3: Any, bucket: str, prefix: str, folder: Path) -> None:
-    """Every object under a prefix into a flat folder of the same names.
+def download_prefix(
+    s3: Any, bucket: str, prefix: str, folder: Path, wanted: Callable[[str], bool] = lambda _: True
+) -> None:
+    """Every object under a prefix whose name below it is wanted, into a folder of the same names.
 
     Raises:
         Failure: BASE_MODEL where there is nothing, or a name would leave the folder.
@@ -47,9 +49,11 @@ def download_prefix(s3: Any, bucket: str, prefix: str, folder: Path) -> None:
         name = key.removeprefix(prefix)
         if not name or name.endswith("/"):
             continue
+        count += 1
+        if not wanted(name):
+            continue
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             raise Failure("BASE_MODEL", f"s3://{bucket}/{prefix} holds a name that leaves its folder")
         download(s3, bucket, key, folder / name)
-        count += 1
     if not count:
         raise Failure("BASE_MODEL", f"s3://{bucket}/{prefix} is empty; the base was never cached there")
