@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +23,8 @@ from tuner.answering import Answerer
 from tuner.contract import Container, Say
 from tuner.failure import Failure
 from tuner.generation import Decoding
+from tuner.integrity import MANIFEST, compare, file_digest, read_manifest
+from tuner.loading import COPY, NotUsable, copy_of
 from tuner.model import load_base, pick_device
 from tuner.residency import expand_quantized
 from tuner.signals import StopRequest
@@ -94,11 +96,10 @@ def load_variants(container: Container, settings: ServeSettings, scratch: Path, 
     """
     s3 = boto3.client("s3")
     say("phase=loading_base_model")
-    bucket, prefix = split_s3_uri(settings.base_model_uri)
-    download_prefix(s3, bucket, prefix, scratch / "base")
     candidate = read_artifact_manifest(container.model)
+    fetch_base(s3, settings.base_model_uri, scratch / "base", candidate["quantization"], say)
     base = load_base(
-        scratch / "base", candidate["quantization"], pick_device(), candidate.get("chat_template")
+        scratch / "base", candidate["quantization"], pick_device(), candidate.get("chat_template"), say
     )
     if base.device.type == "cpu":
         expand_quantized(base.causal)
@@ -114,6 +115,32 @@ def load_variants(container: Container, settings: ServeSettings, scratch: Path, 
             variants.refused["champion"] = failure.message
             say(f"champion refused: {failure.message}")
     return variants
+
+
+def fetch_base(s3: Any, uri: str, folder: Path, quantization: str, say: Say) -> None:
+    """The cached base model in one form: its quantised copy where that is usable, else the original's weights.
+
+    Raises:
+        Failure: BASE_MODEL where there is nothing, or the bucket refuses.
+    """
+    bucket, prefix = split_s3_uri(uri)
+
+    def fetch(wanted: Callable[[str], bool]) -> None:
+        download_prefix(s3, bucket, prefix, folder, wanted)
+
+    fetch(lambda name: not name.endswith(".safetensors"))
+    if quantization == "nf4":
+        try:
+            copy = copy_of(folder, read_manifest((folder / MANIFEST).read_bytes()))
+            fetch(lambda name: name.startswith(f"{COPY}/"))
+            for name, expected in copy.files.items():
+                path = folder / COPY / name
+                compare(path, file_digest(path) if path.is_file() else "no file", expected)
+        except (NotUsable, Failure, FileNotFoundError) as reason:
+            say(f"quantised_copy=unused {getattr(reason, 'message', reason)}")
+        else:
+            return
+    fetch(lambda name: name.endswith(".safetensors") and not name.startswith(f"{COPY}/"))
 
 
 class EvaluationServer(ThreadingHTTPServer):
