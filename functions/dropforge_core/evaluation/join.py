@@ -5,11 +5,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from dropforge_core.contracts import EvaluationPrompt, Prediction
+from dropforge_core.contracts import AnswerCheck, EvaluationPrompt, Prediction
 from dropforge_core.metrics.registry import nll_per_byte
 from dropforge_core.model import Frozen
 
@@ -71,6 +71,8 @@ class Asked:
     """Rows that share it are no independent observations."""
     prompt: str
     """The last message before the answer, for people."""
+    purpose: Literal["holdout", "canary", "general"] = "holdout"
+    check: AnswerCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,28 @@ class Joined:
     prompts_digest: str = ""
     predictions_digest: str = ""
     """sha256 over the sorted lines: the same for any order and any sharding."""
+
+    @property
+    def measured(self) -> "Joined":
+        """The hold-out alone, without canaries and general questions, which are no sample of anything."""
+        asked = tuple(one for one in self.asked if one.purpose == "holdout")
+        ids = {one.id for one in asked}
+        answers = {
+            variant: {row_id: one for row_id, one in found.items() if row_id in ids}
+            for variant, found in self.answers.items()
+        }
+        rejected = tuple(one for one in self.rejected if one.id in ids)
+        return replace(self, asked=asked, answers=answers, rejected=rejected)
+
+    @property
+    def holdout_digest(self) -> str:
+        """sha256 over questions and reference answers, in any order and under any id."""
+        asked = sorted(
+            (one.cluster if one.prompt else "", one.reference)
+            for one in self.asked
+            if one.purpose != "general"
+        )
+        return f"sha256:{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
 
 
 def join(prompts: Iterable[bytes], predictions: Iterable[bytes], variants: Sequence[str]) -> Joined:
@@ -133,6 +157,8 @@ class _Tally:
             generate=prompt.generate,
             cluster=_cluster(prompt),
             prompt=_last_text(prompt),
+            purpose=prompt.purpose,
+            check=prompt.check,
         )
 
     def take(self, line: bytes) -> None:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from dropforge_core.contracts import AnswerCheck
 from dropforge_core.model import Frozen
 
 
@@ -33,6 +34,11 @@ class Question(Frozen):
     """Never empty."""
     answer: Mapping[str, Any] | None = None
     """The answer's message where it calls tools: its text is then what the chat template makes of it."""
+    purpose: Literal["holdout", "canary", "general"] = "holdout"
+    check: AnswerCheck | None = None
+    """What the answer of a canary or a general question must be."""
+    max_new_tokens: int | None = None
+    """Where it may be shorter than the recipe allows."""
 
 
 class HoldoutBroken(ValueError):

@@ -8,7 +8,6 @@ from dropforge_core.evaluation.join import Coverage, Joined
 from dropforge_core.gate import rules as rule
 from dropforge_core.gate.documents import Flips, MetricFacts, MetricsReport, Policy, Reference
 from dropforge_core.gate.evidence import (
-    POWER,
     Comparison,
     Estimate,
     Scores,
@@ -19,7 +18,8 @@ from dropforge_core.gate.evidence import (
     score,
 )
 from dropforge_core.gate.rules import Rule, Verdict
-from dropforge_core.gate.slices import SliceResult, Slicing, slice_results, slices_rule
+from dropforge_core.gate.sampling import POWER
+from dropforge_core.gate.slices import SliceResult, Slicing, harm_allowed, slice_results, slices_rule
 from dropforge_core.metrics import Metric
 from dropforge_core.metrics.catalogue import NotMeasurable, catalogue, corpus_scores
 from dropforge_core.metrics.choice import MetricChoice, choose
@@ -43,6 +43,16 @@ class Evidence:
     """Every metric that can be asked for."""
     notes: tuple[str, ...] = ()
     """How metrics were measured, and why one was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What decides beside the averages."""
+
+    unjudged: str = ""
+    """Why an approved package could not take part; empty where none is left out."""
+    rules: tuple[Rule, ...] = ()
+    """On canaries, general questions and the use of the hold-out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,11 @@ def gather(joined: Joined, evaluation: Evaluation, gate: Gate, given: Sequence[G
 
 
 def decide(
-    evidence: Evidence, coverage: Coverage, gate: Gate, slicing: Slicing, unjudged: str = ""
+    evidence: Evidence,
+    coverage: Coverage,
+    gate: Gate,
+    slicing: Slicing,
+    beside: Beside,
 ) -> Decision:
     """Apply every rule.
 
@@ -125,7 +139,7 @@ def decide(
         coverage: from `join`.
         gate: the recipe's policy. Without guarded metrics the primary one is guarded.
         slicing: what to look into.
-        unjudged: why an approved package could not take part; empty where none is left out.
+        beside: rules that rest on no average.
     """
     guarded = gate.guarded or (gate.primary,)
     policy = Policy(
@@ -136,6 +150,9 @@ def decide(
         alpha=gate.alpha,
         power=POWER,
         min_examples=gate.min_examples,
+        slice_delta=harm_allowed(gate),
+        canary=gate.canary,
+        forgetting=gate.forgetting,
     )
     applied = [rule.validity(coverage)]
     if unknown := rule.known_metrics(evidence.choice.unknown):
@@ -169,14 +186,15 @@ def decide(
             for name in guarded
             if name in known
         ]
-    elif unjudged:
-        applied.append(Rule(name="champion_comparable", verdict="INCONCLUSIVE", reason=unjudged))
+    elif beside.unjudged:
+        applied.append(Rule(name="champion_comparable", verdict="INCONCLUSIVE", reason=beside.unjudged))
     results: tuple[SliceResult, ...] = ()
     if slicing.fields and gate.primary in known:
         results = slice_results(
             known[gate.primary], evidence.references[-1], slicing, evidence.clusters, gate
         )
         applied.append(slices_rule(results, gate.primary))
+    applied += beside.rules
     return Decision(rules=tuple(applied), flips=_flips(evidence, gate.primary), slices=results, policy=policy)
 
 

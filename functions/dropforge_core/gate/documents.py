@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from dropforge_core.evaluation.join import Coverage
+from dropforge_core.gate.checks import Canaries
 from dropforge_core.gate.evidence import Comparison, Estimate
+from dropforge_core.gate.general import Forgetting
 from dropforge_core.gate.rules import Rule, Verdict
 from dropforge_core.gate.slices import SliceResult
 from dropforge_core.metrics.structured import FieldScore
@@ -74,6 +76,19 @@ class Provenance(Frozen):
     predictions_digest: str
 
 
+class HoldoutUse(Frozen):
+    """How often this model's candidates were judged on the same rows: a test that is taken often is learned."""
+
+    digest: str
+    """`sha256:<hex>` over questions and reference answers of the hold-out."""
+    use: int
+    """Place of this decision among those of the model on this hold-out, from 1."""
+    at_most: int
+    """`gate.max_holdout_uses`."""
+    chance_of_false_pass: float
+    """That at least one of so many useless candidates would have passed: 1 - (1 - alpha)^use at most."""
+
+
 class Policy(Frozen):
     """The recipe's gate as it was applied, defaults filled in."""
 
@@ -84,6 +99,9 @@ class Policy(Frozen):
     alpha: float
     power: float
     min_examples: int
+    slice_delta: float = 0.0
+    canary: str = "canary"
+    forgetting: float | Literal["report", "off"] = "off"
 
 
 class GateReport(Frozen):
@@ -99,6 +117,11 @@ class GateReport(Frozen):
     coverage: Coverage
     flips: tuple[Flips, ...]
     slices: tuple[SliceResult, ...]
+    canaries: Canaries | None = None
+    """None where no row of the hold-out is marked as one."""
+    forgetting: Forgetting | None = None
+    """None where general questions were not asked."""
+    holdout: HoldoutUse | None = None
     notes: tuple[str, ...]
     partial_training: bool
     provenance: Provenance

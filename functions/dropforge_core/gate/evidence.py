@@ -7,6 +7,7 @@ from typing import Literal
 
 from dropforge_core.contracts import Prediction
 from dropforge_core.evaluation.join import Asked, Joined
+from dropforge_core.gate.sampling import POWER
 from dropforge_core.gate.statistics import (
     Bounds,
     ClusteredMean,
@@ -21,9 +22,6 @@ from dropforge_core.gate.statistics import (
 )
 from dropforge_core.metrics.registry import Metric, nll_per_byte
 from dropforge_core.model import Frozen
-
-POWER = 0.8
-"""Chance with which an effect of delta is to be shown where a sample counts as large enough."""
 
 Method = Literal["wilson", "t", "tango", "none"]
 
@@ -57,6 +55,8 @@ class Comparison(Frozen):
     better: int
     """Rows on which the candidate is better."""
     worse: int
+    deviation: float | None = None
+    """Standard deviation of one row's difference; of binary pairs at the upper bound of their discordance."""
     n_needed: int | None
     """Rows at which an effect of delta would be shown with 80 % power; None where no number is enough."""
 
@@ -183,7 +183,7 @@ def compare(paired: Paired, against: Literal["base", "champion"], alpha: float, 
     """Bounds of the mean difference: Tango for independent binary pairs, clustered Student's t otherwise."""
     n = len(paired.differences)
     if n == 0:
-        bounds, method, groups, needed = Bounds(math.nan, -math.inf, math.inf), "none", 0, math.inf
+        bounds, method, groups, deviation = Bounds(math.nan, -math.inf, math.inf), "none", 0, math.inf
     else:
         found = clustered_mean(paired.differences, paired.clusters)
         groups = found.clusters
@@ -191,10 +191,11 @@ def compare(paired: Paired, against: Literal["base", "champion"], alpha: float, 
             bounds, method = tango(paired.gains, paired.losses, n, alpha), "tango"
             # The upper bound of the discordance: no discordant pair in 50 does not mean that there is none.
             discordance = wilson(paired.gains + paired.losses, n, alpha).upper
-            needed = sample_size(math.sqrt(discordance), delta, alpha, POWER)
+            deviation = math.sqrt(discordance)
         else:
             bounds, method = t_bounds(found, alpha), "t"
-            needed = sample_size(found.deviation, delta, alpha, POWER)
+            deviation = found.deviation
+    needed = sample_size(deviation, delta, alpha, POWER)
     return Comparison(
         metric=paired.metric.name,
         against=against,
@@ -206,6 +207,7 @@ def compare(paired: Paired, against: Literal["base", "champion"], alpha: float, 
         method=method,
         better=paired.gains,
         worse=paired.losses,
+        deviation=rounded(deviation),
         n_needed=math.ceil(needed) if math.isfinite(needed) else None,
     )
 

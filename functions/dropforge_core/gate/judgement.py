@@ -1,16 +1,28 @@
 """From answers to the three documents of an evaluation and the outcome that the state machine acts on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dropforge_core.contracts import EvaluationSetup, GateOutcome
 from dropforge_core.evaluation.join import Joined
-from dropforge_core.gate.decision import Decision, Evidence, decide, example_metric, gather, metrics_report
-from dropforge_core.gate.documents import GateReport, MetricsReport, Provenance
+from dropforge_core.gate.checks import Canaries, canaries_of, canaries_rule
+from dropforge_core.gate.decision import (
+    Beside,
+    Decision,
+    Evidence,
+    decide,
+    example_metric,
+    gather,
+    metrics_report,
+)
+from dropforge_core.gate.documents import GateReport, HoldoutUse, MetricsReport, Provenance
+from dropforge_core.gate.evidence import rounded
 from dropforge_core.gate.examples import ExampleAnswers, pick
+from dropforge_core.gate.general import Forgetting, forgetting_of, forgetting_rule
 from dropforge_core.gate.registration import registration_metadata
+from dropforge_core.gate.rules import Rule, holdout_reuse
 from dropforge_core.gate.slices import Slicing
 from dropforge_core.identity import client_token
 from dropforge_core.layout import RunLayout, s3_uri
@@ -27,6 +39,8 @@ class Subject:
     dataset_digest: str
     base_model: str
     setup: EvaluationSetup
+    use: int = 1
+    """Place of this decision among those of the model on the same hold-out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +68,15 @@ def judge(
         slicing: what to look into.
         given: scores that were measured elsewhere.
     """
-    evidence = gather(joined, recipe.evaluation, recipe.gate, given)
+    gate_policy, measured = recipe.gate, joined.measured
+    evidence = gather(measured, recipe.evaluation, gate_policy, given)
     setup = subject.setup
     unjudged = "" if setup.champion_comparable else setup.champion_note
-    decision = decide(evidence, joined.coverage, recipe.gate, slicing, unjudged)
-    metrics = metrics_report(evidence, joined, subject.run_id, subject.model, recipe.gate.alpha)
+    canaries = canaries_of(joined, evidence.references[-1], gate_policy.alpha)
+    forgetting = forgetting_of(joined, gate_policy)
+    beside = Beside(unjudged, tuple(_beside(canaries, forgetting, subject.use, gate_policy)))
+    decision = decide(evidence, joined.coverage, gate_policy, slicing, beside)
+    metrics = metrics_report(evidence, measured, subject.run_id, subject.model, recipe.gate.alpha)
     notes = [evidence.choice.reason, *evidence.notes]
     if setup.champion_note:
         notes.append(setup.champion_note)
@@ -74,6 +92,14 @@ def judge(
         coverage=joined.coverage,
         flips=decision.flips,
         slices=decision.slices,
+        canaries=canaries,
+        forgetting=forgetting,
+        holdout=HoldoutUse(
+            digest=joined.holdout_digest,
+            use=subject.use,
+            at_most=gate_policy.max_holdout_uses,
+            chance_of_false_pass=rounded(1 - (1 - gate_policy.alpha) ** subject.use) or 0.0,
+        ),
         notes=tuple(notes),
         partial_training=setup.partial_training,
         provenance=Provenance(
@@ -90,7 +116,25 @@ def judge(
         metrics_digest="sha256:" + hashlib.sha256(metrics_json(metrics)).hexdigest(),
     )
     name = example_metric(evidence, recipe.gate.primary)
-    return Judgement(metrics, gate, pick(joined, evidence.scores[name]) if name else None)
+    return Judgement(metrics, gate, pick(measured, evidence.scores[name]) if name else None)
+
+
+def _beside(
+    canaries: Canaries | None, forgetting: Forgetting | None, use: int, policy: Gate
+) -> Iterator[Rule]:
+    if canaries:
+        yield canaries_rule(canaries, policy.alpha)
+    if forgetting and (told := forgetting_rule(forgetting, policy.alpha)):
+        yield told
+    elif not forgetting and isinstance(policy.forgetting, float):
+        yield Rule(
+            name="not_forgotten",
+            verdict="FAIL",
+            n=0,
+            threshold=-policy.forgetting,
+            reason="The recipe bounds what may be forgotten, and no general question was asked.",
+        )
+    yield holdout_reuse(use, policy.max_holdout_uses, policy.alpha)
 
 
 def metrics_json(metrics: MetricsReport) -> bytes:

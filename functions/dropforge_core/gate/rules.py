@@ -1,16 +1,20 @@
 """The rules of the gate. Each answers PASS, FAIL or INCONCLUSIVE, with the number, its bounds and the threshold.
 
 A rule passes when a bound shows what it asks for. It fails when the other bound shows the contrary, or
-when the sample was large enough to show an effect of delta and did not. In between it is inconclusive,
-and says how many rows would decide.
+when the sample was large enough to show an effect of delta, did not, and the estimate itself does not
+reach the margin. In between it is inconclusive, and says how many rows would decide.
+
+A candidate that is better on every row than one that passed therefore never fails these rules: its
+estimate is beyond the margin, however its rows vary.
 """
 
 import math
 from typing import Literal
 
 from dropforge_core.evaluation.join import Coverage
-from dropforge_core.gate.evidence import POWER, Comparison, Estimate
-from dropforge_core.gate.statistics import sample_size
+from dropforge_core.gate.evidence import Comparison, Estimate
+from dropforge_core.gate.sampling import POWER
+from dropforge_core.gate.statistics import Bounds, sample_size
 from dropforge_core.metrics.registry import REGISTRY, Metric
 from dropforge_core.model import Frozen
 
@@ -29,6 +33,9 @@ class Rule(Frozen):
         "not_worse_than_champion",
         "champion_comparable",
         "slices",
+        "canaries",
+        "not_forgotten",
+        "holdout_reuse",
     ]
     verdict: Verdict
     metric: str | None = None
@@ -97,6 +104,34 @@ def known_metrics(unknown: tuple[str, ...]) -> Rule | None:
     )
 
 
+def holdout_reuse(use: int, at_most: int, alpha: float) -> Rule:
+    """The hold-out has not decided more often than the recipe allows.
+
+    A candidate that is no better passes with a chance of up to alpha, and whoever sees the verdicts chooses the next
+    candidate by them: of many one passes for no merit (Dwork et al., Science 349 (2015) 636-638).
+    """
+    chance = 1 - (1 - alpha) ** use
+    worn = use > at_most
+    told = (
+        "This hold-out decides for the first time."
+        if use == 1
+        else f"This is decision {use} of this model on the same hold-out. Of {use} candidates that are no better at "
+        f"least one passes with a chance of up to {chance:.0%}."
+    )
+    return Rule(
+        name="holdout_reuse",
+        verdict="INCONCLUSIVE" if worn else "PASS",
+        value=use,
+        threshold=at_most,
+        reason=told
+        + (
+            f" The recipe allows {at_most}: hold out new rows, then a candidate can pass again."
+            if worn
+            else ""
+        ),
+    )
+
+
 def enough_rows(metric: Metric, n: int, clusters: int, at_least: int) -> Rule:
     """The decisive metric rests on `min_examples` independent rows."""
     enough = min(n, clusters) >= at_least
@@ -123,12 +158,13 @@ def minimum(metric: Metric, found: Estimate, threshold: float, alpha: float, del
     sign = 1.0 if higher else -1.0
     needed = sample_size(math.inf if found.deviation is None else found.deviation, delta, alpha, POWER)
     verdict = _decide(
-        low=_signed(sure, sign, -math.inf),
-        high=_signed(doubt, sign, math.inf),
-        margin=sign * threshold,
+        Bounds(sign * found.mean, _signed(sure, sign, -math.inf), _signed(doubt, sign, math.inf)),
+        sign * threshold,
         strict=False,
         enough=found.n >= needed,
     )
+    planned = math.ceil(needed) if math.isfinite(needed) else None
+    deciding = _deciding(found.n, needed, found.deviation, found.mean - threshold, alpha)
     bound = "at least" if higher else "at most"
     return Rule(
         name="minimum",
@@ -139,10 +175,10 @@ def minimum(metric: Metric, found: Estimate, threshold: float, alpha: float, del
         lower=found.lower,
         upper=found.upper,
         threshold=threshold,
-        n_needed=math.ceil(needed) if math.isfinite(needed) else None,
+        n_needed=deciding if verdict == "INCONCLUSIVE" else planned,
         method=found.method,
         reason=f"{metric.label} is {found.mean:.3g}, {bound} {_number(sure)} with {1 - alpha:.0%} confidence; "
-        f"the recipe asks for {bound} {threshold:g}." + _more(verdict, found.n, needed),
+        f"the recipe asks for {bound} {threshold:g}." + _more(verdict, deciding),
     )
 
 
@@ -167,12 +203,12 @@ def _compared(
         return _unmeasured(name, metric, found.against, margin)
     needed = math.inf if found.n_needed is None else found.n_needed
     verdict = _decide(
-        low=_signed(found.lower, 1.0, -math.inf),
-        high=_signed(found.upper, 1.0, math.inf),
-        margin=margin,
+        Bounds(found.difference, _signed(found.lower, 1.0, -math.inf), _signed(found.upper, 1.0, math.inf)),
+        margin,
         strict=name == "better_than_base",
         enough=found.n >= needed,
     )
+    deciding = _deciding(found.n, needed, found.deviation, found.difference - margin, alpha)
     who = "the base model" if found.against == "base" else "the champion"
     way = "better" if found.difference >= 0 else "worse"
     asked = "more than 0" if name == "better_than_base" else f"no loss beyond {-margin:g}"
@@ -186,20 +222,29 @@ def _compared(
         lower=found.lower,
         upper=found.upper,
         threshold=margin,
-        n_needed=found.n_needed,
+        n_needed=deciding if verdict == "INCONCLUSIVE" else found.n_needed,
         method=found.method,
         reason=f"{metric.label} is {abs(found.difference):.3g} {way} than {who}'s on {found.n} paired rows; "
         f"with {1 - alpha:.0%} confidence the gain is at least {_number(found.lower)}, and {asked} is asked for."
-        + _more(verdict, found.n, needed),
+        + _more(verdict, deciding),
     )
 
 
-def _decide(*, low: float, high: float, margin: float, strict: bool, enough: bool) -> Verdict:
-    if low > margin or (not strict and low >= margin):
+def _decide(found: Bounds, margin: float, *, strict: bool, enough: bool) -> Verdict:
+    if found.lower > margin or (not strict and found.lower >= margin):
         return "PASS"
-    if high <= margin if strict else high < margin:
+    if found.upper <= margin if strict else found.upper < margin:
         return "FAIL"
-    return "FAIL" if enough else "INCONCLUSIVE"
+    short = found.estimate <= margin if strict else found.estimate < margin
+    return "FAIL" if enough and short else "INCONCLUSIVE"
+
+
+def _deciding(n: int, planned: float, deviation: float | None, distance: float, alpha: float) -> int | None:
+    """Rows that would decide: as many as were planned for, or, where those are there, for the distance that was seen."""
+    needed = planned
+    if n >= planned or not math.isfinite(planned):
+        needed = sample_size(math.inf if deviation is None else deviation, abs(distance), alpha, POWER)
+    return max(n + 1, math.ceil(needed)) if math.isfinite(needed) else None
 
 
 def _unmeasured(
@@ -232,9 +277,9 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"
 
 
-def _more(verdict: Verdict, n: int, needed: float) -> str:
+def _more(verdict: Verdict, deciding: int | None) -> str:
     if verdict != "INCONCLUSIVE":
         return ""
-    if math.isfinite(needed) and needed > n:
-        return f" About {math.ceil(needed):,} rows would decide."
-    return " With a delta of 0 no number of rows is sure to decide."
+    if deciding is None:
+        return " So far no number of rows is sure to decide: the estimate lies on the margin."
+    return f" About {deciding:,} rows would decide."

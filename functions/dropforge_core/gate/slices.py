@@ -43,6 +43,11 @@ class Slicing(NamedTuple):
     """Row id to the row's `meta`."""
 
 
+def harm_allowed(gate: Gate) -> float:
+    """Harm up to which no slice blocks."""
+    return gate.delta if gate.slice_delta is None else gate.slice_delta
+
+
 def slice_results(
     scores: Scores,
     against: Literal["base", "champion"],
@@ -57,8 +62,9 @@ def slice_results(
         against: the champion where there is one, else the base model.
         slicing: fields and the rows' meta.
         clusters: row id to cluster.
-        gate: alpha holds family-wise over the powered slices; harm up to delta is not counted.
+        gate: alpha holds family-wise over the powered slices; harm up to `harm_allowed` is not counted.
     """
+    allowed = harm_allowed(gate)
     found: list[tuple[str, str, Comparison, float | None]] = []
     for field in slicing.fields:
         rows: dict[str, list[str]] = {}
@@ -68,8 +74,8 @@ def slice_results(
         largest = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0]))[:SLICES_AT_MOST]
         for value, ids in largest:
             paired = pair(scores, against, clusters, only=ids)
-            comparison = compare(paired, against, gate.alpha, gate.delta)
-            p_value = harm_p_value(paired, gate.delta) if comparison.n >= POWERED_ROWS else None
+            comparison = compare(paired, against, gate.alpha, allowed)
+            p_value = harm_p_value(paired, allowed) if comparison.n >= POWERED_ROWS else None
             found.append((field, value, comparison, p_value))
     tested = [index for index, item in enumerate(found) if item[3] is not None]
     rejected = holm([found[index][3] or 0.0 for index in tested], gate.alpha)
