@@ -3,6 +3,7 @@
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import ValidationError
 
 from announce import announce
 from base_model import locate
@@ -12,9 +13,11 @@ from dropforge_core.events import RunEvent
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.planning import headline, plan
+from dropforge_core.planning.calibration import SPEEDS_NOTE, Speed, read_speeds
 from dropforge_core.recipe import Recipe
 from hub import Hub
-from runtime import Settings, instrumented
+from pricing import catalogue
+from runtime import Settings, instrumented, logger
 
 
 class Env(Settings):
@@ -24,6 +27,7 @@ class Env(Settings):
     image_uri: str = "unknown"
     hf_endpoint: str = "https://huggingface.co"
     hub_token_secret_arn: str = ""
+    cache_instance_type: str = ""
 
 
 @instrumented
@@ -39,11 +43,20 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     asked = PlanInput.model_validate(event)
     runs = Bucket(env.run_bucket)
     layout = RunLayout(run_id=asked.run_id)
-    Ledger(env.run_table).move(asked.run_id, Status.PLANNING, redrive=asked.redrive)
+    ledger = Ledger(env.run_table)
+    ledger.move(asked.run_id, Status.PLANNING, redrive=asked.redrive)
     recipe = Recipe.model_validate_json(runs.read(layout.recipe))
     base, shape = locate(recipe.base_model, runs, Hub(env.hf_endpoint, _token(env.hub_token_secret_arn)))
     made = plan(
-        recipe=recipe, dataset=asked.dataset, shape=shape, base=base, run_id=asked.run_id, model=asked.model
+        recipe=recipe,
+        dataset=asked.dataset,
+        shape=shape,
+        base=base,
+        run_id=asked.run_id,
+        model=asked.model,
+        catalogue=catalogue(runs),
+        measured=measured(ledger),
+        cache_instance_type=env.cache_instance_type,
     )
     config = TrainingConfig(
         run_id=asked.run_id,
@@ -60,6 +73,15 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     runs.write(layout.training_config + "training.json", config.model_dump_json(indent=2).encode())
     announce(Bus(env.event_bus), "RunPlanned", _planned(asked.model, made, asked.dataset))
     return made.model_dump(mode="json")
+
+
+def measured(ledger: Ledger) -> tuple[Speed, ...]:
+    """How fast the stack's runs trained so far; nothing where the note is of another version."""
+    try:
+        return read_speeds(ledger.note(SPEEDS_NOTE).get("speeds", ""))
+    except ValidationError:
+        logger.warning("the measured speeds can't be read; the plan goes without them", exc_info=True)
+        return ()
 
 
 def _planned(model: str, made: Plan, dataset: DatasetFacts) -> RunEvent:

@@ -4,20 +4,28 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
+from pydantic import ValidationError
 
 from dropforge_core.aws import Bucket, Ledger, ObjectVanished
 from dropforge_core.contracts import ReportInput, ReportWritten
 from dropforge_core.layout import RunLayout, s3_uri
-from dropforge_core.planning.catalogue import load_catalogue
+from dropforge_core.planning.calibration import SPEEDS_NOTE, Measurement, read_speeds, write_speeds
+from dropforge_core.planning.catalogue import Catalogue
 from dropforge_core.report import RunDocuments, collect, render
 from dropforge_core.report.documents import JobFacts
+from dropforge_core.report.measured import measurement
 from dropforge_core.report.spending import actual_cost
 from jobs import Jobs, Kind
-from runtime import Settings, instrumented, logger
+from pricing import catalogue
+from runtime import Settings, instrumented, logger, now
+
+NOTE_TRIES: Final = 5
+"""Runs that end in the same moment write one note."""
+_TIMED: Final = ("Transform", "Training", "Processing")
 
 
 class Env(Settings):
@@ -29,10 +37,13 @@ class Env(Settings):
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """ReportInput to ReportWritten."""
     env, order = Env.load(), ReportInput.model_validate(event)
-    ledger = Ledger(env.run_table).run(order.run_id) or {}
-    documents = gather(Bucket(env.run_bucket), order, ledger.get("message", ""))
-    documents = replace(documents, jobs=tuple(measured_jobs(Jobs.connect(), order.run_id)))
-    return write(Bucket(env.run_bucket), documents).model_dump(mode="json")
+    runs, ledger = Bucket(env.run_bucket), Ledger(env.run_table)
+    known = catalogue(runs)
+    documents = gather(runs, order, (ledger.run(order.run_id) or {}).get("message", ""))
+    documents = replace(documents, jobs=tuple(measured_jobs(Jobs.connect(), order.run_id, known)))
+    if found := measurement(documents, known, now()):
+        remember(ledger, found)
+    return write(runs, documents).model_dump(mode="json")
 
 
 def gather(bucket: Bucket, order: ReportInput, ledger_message: str) -> RunDocuments:
@@ -59,12 +70,33 @@ def write(bucket: Bucket, documents: RunDocuments) -> ReportWritten:
     return ReportWritten(report_uri=s3_uri(bucket.name, key), cost_usd=actual_cost(documents))
 
 
-def measured_jobs(jobs: Jobs, run_id: str) -> Iterator[JobFacts]:
-    """Every training and evaluation job of the run that ran, failed attempts too: those were billed as well.
+def remember(ledger: Ledger, found: Measurement) -> None:
+    """Write forecast and measurement to the run's item, and the speed to the notes that the planner learns from.
+
+    A page is worth more than the next plan's accuracy: where the table can't be written, the page goes on.
+    """
+    try:
+        ledger.annotate(found.run_id, {"measured": found.model_dump_json()})
+        for _ in range(NOTE_TRIES):
+            seen = ledger.note(SPEEDS_NOTE)
+            speeds = (*read_speeds(seen.get("speeds", "")), found)
+            if ledger.write_note(SPEEDS_NOTE, {"speeds": write_speeds(speeds)}, seen):
+                return
+        logger.warning("the speed was not noted: others wrote at every try", run_id=found.run_id)
+    except (ClientError, ValidationError):
+        logger.warning("the measurement can't be written; the page goes without it", exc_info=True)
+
+
+def measured_jobs(jobs: Jobs, run_id: str, known: Catalogue) -> Iterator[JobFacts]:
+    """Every job of the run that ran, failed attempts too: those were billed as well.
 
     A page is worth more than its cost line: where the service does not answer, the jobs are left out.
     """
-    kinds: tuple[tuple[Kind, str], ...] = (("TrainingJob", "training"), ("TransformJob", "evaluation"))
+    kinds: tuple[tuple[Kind, str], ...] = (
+        ("ProcessingJob", "caching"),
+        ("TrainingJob", "training"),
+        ("TransformJob", "evaluation"),
+    )
     for kind, told in kinds:
         try:
             described = [(name, jobs.describe(kind, name)) for name in jobs.of_run(kind, run_id)]
@@ -72,28 +104,30 @@ def measured_jobs(jobs: Jobs, run_id: str) -> Iterator[JobFacts]:
             logger.warning("jobs can't be described; the page goes without them", kind=kind, exc_info=True)
             continue
         for name, job in reversed(described):
-            if fact := _job_fact(told, name, job or {}):
+            if fact := _job_fact(told, name, job or {}, known):
                 yield fact
 
 
-def _job_fact(kind: str, name: str, job: Mapping[str, Any]) -> JobFacts | None:
-    resources = job.get("ResourceConfig") or job.get("TransformResources") or {}
+def _job_fact(kind: str, name: str, job: Mapping[str, Any], known: Catalogue) -> JobFacts | None:
+    processing = job.get("ProcessingResources", {}).get("ClusterConfig")
+    resources = job.get("ResourceConfig") or job.get("TransformResources") or processing or {}
     instance = str(resources.get("InstanceType", ""))
     seconds = job.get("BillableTimeInSeconds")
     if seconds is None:
-        began = job.get("TransformStartTime") or job.get("TrainingStartTime")
-        ended = job.get("TransformEndTime") or job.get("TrainingEndTime")
+        began, ended = (
+            next((job[f"{what}{when}Time"] for what in _TIMED if job.get(f"{what}{when}Time")), None)
+            for when in ("Start", "End")
+        )
         seconds = (ended - began).total_seconds() if began and ended else None
     if not instance or seconds is None:
         return None
-    known = load_catalogue().find(instance)
     count = int(resources.get("InstanceCount", 1))
     return JobFacts(
         name=name,
         kind=kind,
         instance_type=instance,
         billable_s=round(seconds) * count,
-        usd_hour=known.usd_hour if known else None,
+        usd_hour=known.price(instance, kind),
     )
 
 

@@ -40,6 +40,8 @@ class TrainingSummary(Frozen):
     eval_curve: tuple[tuple[int, float], ...]
     stopped_by: str
     """`end`, `early_stopping` or `time_limit`."""
+    device: str = "unknown"
+    """`cuda` or `cpu`: a speed or a peak of memory means nothing without it."""
 
 
 @dataclass(frozen=True, slots=True)

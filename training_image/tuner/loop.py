@@ -221,6 +221,7 @@ def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:
         loss_curve=tuple(state.loss_curve),
         eval_curve=tuple(state.eval_curve),
         stopped_by=stopped_by,
+        device=run.base.device.type,
     )
     adapter = {
         name: tensor.detach().to("cpu").contiguous()

@@ -42,6 +42,10 @@ MOST: Final = 400
 """Speeds that are kept, the newest: they take less than half of a DynamoDB item's 400 KB."""
 
 
+SPEEDS_NOTE: Final = "MEASURED#speeds"
+"""Key of the run table's item that holds all speeds, in its field `speeds`."""
+
+
 class Speed(Tolerant):
     """How fast one run trained: all that the planner learns from."""
 

@@ -113,6 +113,18 @@ class Catalogue(Frozen):
             }
         )
 
+    def price(self, instance_type: str, kind: str) -> float | None:
+        """US dollars an hour of a job of `caching`, `training` or `evaluation`; None where it is not known.
+
+        Where the table has no price of batch transform, the type's training rate stands for it.
+        """
+        if kind == "caching":
+            return self.processing_price(instance_type)
+        found = self.find(instance_type)
+        if found is None:
+            return None
+        return (found.transform_usd_hour if kind == "evaluation" else None) or found.usd_hour
+
     def processing_price(self, instance_type: str) -> float | None:
         """US dollars an hour of a processing job, or None where it is not known."""
         return next((row.usd_hour for row in self.processing if row.type == instance_type), None)

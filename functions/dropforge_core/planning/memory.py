@@ -4,8 +4,9 @@ The weights' share is the one of QLoRA (arXiv 2305.14314); the activations' shar
 per token that was checked against published measurements of 7-8B models: see docs/planning.md.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
+from dropforge_core.contracts import Residency
 from dropforge_core.model import Frozen
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
@@ -51,9 +52,12 @@ def shortest_micro_batch(recipe: Recipe) -> int:
     return recipe.training.max_seq_len * (2 if recipe.method == "dpo" else 1)
 
 
-def weights_bytes(shape: ModelShape, quantization: str) -> int:
-    """Resident base model: NF4 linears with everything else in 16 bits, or all of it in 16 bits."""
-    if quantization == "none":
+def weights_bytes(shape: ModelShape, quantization: str, residency: Residency = "4bit") -> int:
+    """Resident base model: NF4 linears with everything else in 16 bits, or all of it in 16 bits.
+
+    Residency `bf16` unpacks NF4 linears once, layer by layer, and keeps none of them packed.
+    """
+    if quantization == "none" or residency == "bf16":
         return shape.parameters * 2
     unquantised = shape.parameters - shape.linear_parameters
     return int(shape.linear_parameters * NF4_BITS / 8) + unquantised * 2
@@ -86,12 +90,20 @@ def bytes_per_token(shape: ModelShape, *, checkpointing: bool, labelled_share: f
 
 
 def training_memory(
-    shape: ModelShape, recipe: Recipe, *, micro_batch_tokens: int, checkpointing: bool
+    shape: ModelShape,
+    recipe: Recipe,
+    *,
+    micro_batch_tokens: int,
+    checkpointing: bool,
+    residency: Residency = "4bit",
 ) -> MemoryEstimate:
-    """Peak of one GPU while it trains with micro-batches of that many tokens."""
+    """Peak of one GPU while it trains with micro-batches of that many tokens.
+
+    In residency `bf16` the largest layer is counted as well: it is there twice while it is unpacked.
+    """
     per_token = bytes_per_token(shape, checkpointing=checkpointing)
     return MemoryEstimate(
-        weights=weights_bytes(shape, recipe.quantization),
+        weights=weights_bytes(shape, recipe.quantization, residency),
         adapter=adapter_parameters(shape, recipe) * ADAPTER_BYTES,
         activations=int(micro_batch_tokens * per_token),
         dequantised=_largest_layer(shape, recipe) * (3 if recipe.adapter.dora else 1),
@@ -99,17 +111,56 @@ def training_memory(
 
 
 def largest_micro_batch(
-    shape: ModelShape, recipe: Recipe, *, memory_gib: float, checkpointing: bool
+    shape: ModelShape,
+    recipe: Recipe,
+    *,
+    memory_gib: float,
+    checkpointing: bool,
+    residency: Residency = "4bit",
 ) -> int | None:
     """The most tokens that fit, up to the effective batch; None where not even the shortest fits."""
     shortest = shortest_micro_batch(recipe)
-    fixed = training_memory(shape, recipe, micro_batch_tokens=0, checkpointing=checkpointing).total
+    fixed = training_memory(
+        shape, recipe, micro_batch_tokens=0, checkpointing=checkpointing, residency=residency
+    ).total
     room = MARGIN * memory_gib * GIB - fixed
     # One token less than the quotient: activations are cut to whole bytes, the limit is not.
     most = int(room // bytes_per_token(shape, checkpointing=checkpointing)) - 1
     if most < shortest:
         return None
     return max(shortest, min(most, recipe.training.effective_batch_tokens))
+
+
+class Layout(NamedTuple):
+    """How a type's memory is used: the base's residency, recomputation, and tokens of a micro-batch, None where
+    not even the shortest fits."""
+
+    residency: Residency
+    checkpointing: bool
+    micro_batch_tokens: int | None
+
+
+def fastest_layout(shape: ModelShape, recipe: Recipe, *, memory_gib: float, gpus: int) -> Layout:
+    """The fastest way in which the model fits.
+
+    Recomputation costs a third more time, so it is taken only where memory asks for it. A base that is unpacked
+    once spares its dequantisation in every pass, but not at the price of smaller passes: it is recommended where
+    the micro-batch stays the one of 4 bits. Where the base is not quantised, or several GPUs share it, the job decides.
+    """
+
+    def fit(residency: Residency, *, checkpointing: bool) -> int | None:
+        return largest_micro_batch(
+            shape, recipe, memory_gib=memory_gib, checkpointing=checkpointing, residency=residency
+        )
+
+    decided = recipe.quantization == "nf4" and gpus == 1
+    packed: Residency = "4bit" if decided else "auto"
+    whole = fit(packed, checkpointing=False)
+    if whole is None:
+        return Layout(packed, checkpointing=True, micro_batch_tokens=fit(packed, checkpointing=True))
+    if decided and fit("bf16", checkpointing=False) == whole:
+        return Layout("bf16", checkpointing=False, micro_batch_tokens=whole)
+    return Layout(packed, checkpointing=False, micro_batch_tokens=whole)
 
 
 def evaluation_memory(shape: ModelShape, recipe: Recipe) -> MemoryEstimate:

@@ -44,7 +44,7 @@ from dropforge_core.planning.memory import (
     MARGIN,
     adapter_parameters,
     evaluation_memory,
-    largest_micro_batch,
+    fastest_layout,
     shortest_micro_batch,
     training_memory,
 )
@@ -222,14 +222,15 @@ def _judge(
         )
         return Judged(option=option)
     memory, price = instance.gpu.memory_gib, instance.usd_hour
-    # Without recomputation a step takes a third less: it is given up only where memory asks for it.
-    checkpointing = False
-    micro_batch = largest_micro_batch(shape, recipe, memory_gib=memory, checkpointing=False)
-    if micro_batch is None:
-        checkpointing = True
-        micro_batch = largest_micro_batch(shape, recipe, memory_gib=memory, checkpointing=True)
+    residency, checkpointing, micro_batch = fastest_layout(
+        shape, recipe, memory_gib=memory, gpus=instance.gpus
+    )
     predicted = training_memory(
-        shape, recipe, micro_batch_tokens=micro_batch or shortest, checkpointing=checkpointing
+        shape,
+        recipe,
+        micro_batch_tokens=micro_batch or shortest,
+        checkpointing=checkpointing,
+        residency=residency,
     )
     mfu, runs = learn(measured, name, shape.parameters)
     seconds = training_seconds(work, instance.gpu, checkpointing=checkpointing, mfu=mfu)
@@ -240,6 +241,7 @@ def _judge(
         gpu=instance.gpu_name,
         gpu_memory_gib=memory,
         predicted_memory_gib=predicted.gib,
+        residency=residency,
         fits=fits,
         price_usd_hour=price,
         hours=scaled(total(caching.seconds, seconds, evaluation.seconds), 1 / 3600) if fits else None,

@@ -47,6 +47,8 @@ class TrainingSummary(Tolerant):
     loss_curve: tuple[tuple[int, float], ...] = ()
     eval_curve: tuple[tuple[int, float], ...] = ()
     stopped_by: str = "end"
+    device: str = "unknown"
+    """On which it trained: `cuda` or `cpu`."""
 
 
 class JobFacts(Frozen):
@@ -54,7 +56,7 @@ class JobFacts(Frozen):
 
     name: str
     kind: str
-    """`training` or `evaluation`."""
+    """`caching`, `training` or `evaluation`."""
     instance_type: str
     billable_s: int
     """Seconds that are billed; spot savings are in them already."""

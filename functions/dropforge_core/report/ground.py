@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dropforge_core.contracts import Interval, Problem
+from dropforge_core.contracts import Forecast, Interval, Problem
+from dropforge_core.planning.duration import scaled
 from dropforge_core.report.charts import loss_chart
 from dropforge_core.report.documents import RunDocuments
 from dropforge_core.report.faults import problems_table
@@ -16,6 +17,12 @@ _STOPPED: Final = {
     "end": "trained to its end",
     "early_stopping": "stopped early: the held-out loss rose",
     "time_limit": "stopped at the time limit",
+}
+_PHASES: Final = {
+    "caching": "Fetching the base model",
+    "training": "Training job",
+    "loop": "Training steps alone",
+    "evaluation": "Evaluation job",
 }
 _BASIS: Final = {
     "given": "given with the dataset",
@@ -116,9 +123,13 @@ def plan_section(run: RunDocuments) -> Markup:
     if run.plan is None:
         return missing("cost", "Time and cost", "plan.json")
     plan = run.plan
-    measured = training_seconds(run)
     rows = [
-        ("Training time", _hours(plan.hours), duration(measured)),
+        *_phases(run),
+        (
+            "Speed",
+            _speed(plan.forecast),
+            f"{number(run.training.tokens_per_s)} tokens/s" if run.training else DASH,
+        ),
         ("Cost of the run", _interval(plan.cost_usd), money(actual_cost(run))),
         ("Steps", number(plan.steps), number(run.training.steps) if run.training else DASH),
         ("Tokens", number(plan.tokens_total), number(run.training.tokens) if run.training else DASH),
@@ -168,6 +179,29 @@ def plan_section(run: RunDocuments) -> Markup:
             class_="muted",
         ),
     )
+
+
+def _phases(run: RunDocuments) -> list[tuple[str, str, str]]:
+    """Seconds by phase, foretold and measured; before runs had a forecast, the whole run's hours stand for it."""
+    took = {"loop": training_seconds(run)}
+    for kind in ("caching", "training", "evaluation"):
+        billed = [job.billable_s for job in run.jobs if job.kind == kind]
+        took[kind] = sum(billed) if billed else None
+    forecast = run.plan.forecast if run.plan else None
+    if forecast is None:
+        return [("Training time", _hours(run.plan.hours if run.plan else None), duration(took["loop"]))]
+    return [
+        (_PHASES[phase], _hours(scaled(forecast.phase_s[phase], 1 / 3600)), duration(took[phase]))
+        for phase in _PHASES
+        if phase in forecast.phase_s
+    ]
+
+
+def _speed(forecast: Forecast | None) -> str:
+    if forecast is None:
+        return DASH
+    speed = forecast.tokens_per_s
+    return f"{number(round(speed.expected))} ({number(round(speed.low))} {DASH} {number(round(speed.high))}) tokens/s"
 
 
 def lineage_section(run: RunDocuments) -> Markup:
@@ -268,5 +302,7 @@ def _interval(value: Interval | None) -> str:
 def _memory(run: RunDocuments) -> str:
     if run.plan is None:
         return DASH
+    if run.plan.forecast:
+        return f"{number(run.plan.forecast.memory_gib)} GiB"
     chosen = [o for o in run.plan.options if o.instance_type == run.plan.compute.instance_type]
     return f"{number(chosen[0].predicted_memory_gib)} GiB" if chosen else DASH

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dropforge_core.planning.shape import (
@@ -112,6 +112,7 @@ def test_weights_that_a_repository_carries_twice_count_once():
     assert weight_bytes_of({"pytorch_model.bin": 3}) is None
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from([*WIDE, "model_type", "head_dim", "num_experts", "text_config", "dtype"]),
