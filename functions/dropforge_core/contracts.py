@@ -151,6 +151,10 @@ class Interval(Frozen):
     high: float
 
 
+Residency = Literal["auto", "4bit", "bf16"]
+"""How an NF4 base lies in memory: packed, unpacked once into the compute type, or whichever fits."""
+
+
 class InstanceOption(Frozen):
     """One row of the plan's ranking."""
 
@@ -158,6 +162,8 @@ class InstanceOption(Frozen):
     gpu: str
     gpu_memory_gib: float
     predicted_memory_gib: float
+    residency: Residency = "auto"
+    """Recommended on this type; the job decides where it is `auto`, and falls back where memory is short."""
     fits: bool
     price_usd_hour: float | None
     hours: Interval | None
@@ -189,6 +195,10 @@ class BaseModelPlan(Frozen):
     """Key prefix in the run bucket where it lies or will lie, with final slash."""
     parameters: int
     cache_job_name: str
+
+
+Parallelism = Literal["dp", "fsdp"]
+"""How several GPUs share a job: each with the whole base, or the base sharded over the GPUs of a host."""
 
 
 class ComputeChoice(Frozen):
@@ -243,11 +253,22 @@ class Plan(Frozen):
     """None where nothing fits."""
 
 
+# --- slots ------------------------------------------------------------------------------------------
+
+
+class SlotInput(StateInput):
+    """Input of AcquireTrainingSlot and AcquireEvaluationSlot."""
+
+    stage: Literal["TRAIN", "EVALUATE"]
+    instance_type: str
+    spot: bool = False
+    hold_s: float = Field(gt=0)
+    """The longest that the job may take, with room: then the slot is given back whatever happened."""
+    task_token: str
+    started_at: str | None = None
+
+
 # --- the image --------------------------------------------------------------------------------------
-
-
-Residency = Literal["auto", "4bit", "bf16"]
-"""How an NF4 base lies in memory: packed, unpacked once into the compute type, or whichever fits."""
 
 
 class TrainingConfig(Frozen):
@@ -348,6 +369,8 @@ class DiagnoseInput(StateInput):
     job_name: str = ""
     """The job that failed, to be described where the cause is cut off; empty where there is none."""
     compute: ComputeChoice | None = None
+    instance_type: str = ""
+    """Of the failed job, where it is no training job."""
     attempts_of_class: Mapping[str, int] = {}
     started_at: str | None = None
 
@@ -383,6 +406,8 @@ class Diagnosis(Frozen):
     final_status: str
     """The ledger status where action is FAIL."""
     compute: ComputeChoice | None
+    instance_type: str = ""
+    """What the next caching or evaluation job takes."""
     attempts_of_class: Mapping[str, int]
     """Failures so far, by `<stage>:<fault>`; handed back in the next DiagnoseInput."""
 
@@ -400,13 +425,38 @@ class PrepareEvaluationInput(StateInput):
     """True where training stopped at its cap and the best checkpoint is judged."""
 
 
+class PredictionKey(Frozen):
+    """What predictions follow from. Two runs with equal keys would generate the same, up to rounding."""
+
+    base_model_prefix: str
+    """Where the base lies; it ends in the 40 hex digits of its revision."""
+    quantization: str
+    chat_template: str | None
+    """The recipe's, under which the bare base reads; None for an adapter, which brings its own."""
+    adapter: str | None
+    """`sha256:<hex>`, see `evaluation.cache.artifact_identity`; None for the bare base."""
+    prompts_digest: str
+    """`sha256:<hex>`, see `evaluation.cache.PromptSet`."""
+    max_new_tokens: int
+    temperature: float
+    image: str
+    """By digest."""
+
+
 class EvaluationSetup(Frozen):
     """Output of PrepareEvaluation, and `evaluation/setup.json`."""
 
     job_name: str
     sagemaker_model_name: str
     prompts: int
+    """That the transform job is asked."""
     variants: tuple[str, ...]
+    reused: tuple[str, ...] = ()
+    """Variants that are not asked: an earlier run kept their predictions, which lie in `evaluation/reused/`."""
+    kept_as: Mapping[str, PredictionKey] = {}
+    """By variant that is asked: as what its predictions are kept for later runs."""
+    cache_notes: tuple[str, ...] = ()
+    """What was reused, and what could not be, and why; a sentence each."""
     champion_package_arn: str | None
     champion_model_data: str
     """S3 URI of the champion's artifact; empty where there is no champion."""
