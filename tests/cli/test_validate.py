@@ -76,7 +76,7 @@ def test_several_processes_give_the_report_of_one(dropforge, rows, tmp_path, mon
     monkeypatch.setattr(check, "PARALLEL_FROM", 1)
     monkeypatch.setattr(parallel, "SMALLEST_PART", 100_000)
     faults = large(tmp_path / "train.jsonl", rows, 600_000)
-    (tmp_path / "eval.jsonl.gz").write_bytes(gzip.compress(rows.read_bytes()))
+    (tmp_path / "eval.jsonl.gz").write_bytes(gzip.compress(rows.read_bytes(), mtime=0))
     several = dropforge("validate", tmp_path / "*.jsonl*", "--json", "--jobs", "3")
     one = dropforge("validate", tmp_path / "*.jsonl*", "--json", "--jobs", "1")
     assert several.out == one.out
@@ -136,7 +136,7 @@ def test_a_folder_without_data_is_no_dataset(dropforge, data):
 def test_standard_input_is_a_dataset(dropforge, rows, monkeypatch):
     """What another program writes is checked under the name it is given, as a file of that kind."""
     piped = SimpleNamespace(
-        buffer=io.BytesIO(gzip.compress(rows.read_bytes() + b"{\n")), isatty=lambda: False
+        buffer=io.BytesIO(gzip.compress(rows.read_bytes() + b"{\n", mtime=0)), isatty=lambda: False
     )
     monkeypatch.setattr(sys, "stdin", piped)
     said = dropforge("validate", "-", "--name", "train.jsonl.gz", "--format", "json")

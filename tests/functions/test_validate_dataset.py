@@ -22,7 +22,7 @@ def stack(account, published, context):
 
 def test_valid_data_is_copied_with_a_manifest_that_is_true(stack):
     """Shards, recipe, report and manifest are written, and the verdict says what they hold."""
-    run_id = stack.request("a", stack.put("train.jsonl.gz", gzip.compress(rows())))
+    run_id = stack.request("a", stack.put("train.jsonl.gz", gzip.compress(rows(), mtime=0)))
     verdict = stack.validate(run_id)
     layout = RunLayout(run_id=run_id)
     manifest = DatasetManifest.model_validate_json(stack.account.get(layout.manifest))
@@ -98,7 +98,7 @@ def test_the_same_content_under_the_same_recipe_is_a_duplicate(stack):
     """Another name, compression and version: the first run is named, and nothing is written or told."""
     first = stack.request("a", stack.put("train.jsonl", rows()))
     assert stack.validate(first).outcome == "VALID"
-    second = stack.request("b", stack.put("other.jsonl.gz", gzip.compress(rows())))
+    second = stack.request("b", stack.put("other.jsonl.gz", gzip.compress(rows(), mtime=0)))
     verdict = stack.validate(second)
     assert (verdict.outcome, verdict.duplicate_of) == ("DUPLICATE", first)
     assert stack.keys(second) == {"request.json"}

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 ROWS = (ROOT / "examples" / "us-addresses" / "addresses.jsonl").read_bytes().splitlines(keepends=True)
 GOOD = {
     "a.jsonl": b"".join(ROWS[:300]),
-    "b.jsonl.gz": gzip.compress(b"".join(ROWS[300:500])),
+    "b.jsonl.gz": gzip.compress(b"".join(ROWS[300:500]), mtime=0),
     "c.jsonl": b"".join(ROWS[500:600] + ROWS[:40]),
 }
 BROKEN = {**GOOD, "c.jsonl": b"".join([*ROWS[500:600], b"{\n", *ROWS[600:650], b'{"messages": []}\n'])}

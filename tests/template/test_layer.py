@@ -208,7 +208,7 @@ def test_the_layer_is_of_the_same_opinion(layer: Path, package: Path, tmp_path: 
     """The report on a dataset with faults is the one that this environment's versions give, byte for byte."""
     rows = (ROOT / "examples" / "us-addresses" / "addresses.jsonl").read_bytes().splitlines(keepends=True)
     broken = [*rows[:300], b"{\n", *rows[:3], b'{"messages": []}\n']
-    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b"".join(broken)))
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b"".join(broken), mtime=0))
     (tmp_path / "eval.jsonl").write_bytes(b"".join(rows[300:340]))
     table = pa.Table.from_pylist([json.loads(row) for row in rows[340:500]])
     pq.write_table(table, tmp_path / "more.parquet", compression="zstd", row_group_size=50)

@@ -235,7 +235,7 @@ def link(target):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("archive", [link("/etc/passwd"), b"no archive at all"])
+@pytest.mark.parametrize("archive", [link("/etc/passwd"), b"no archive at all"], ids=["link", "no archive"])
 def test_archive_refused(lab, archive):
     """An archive that must not be unpacked fails the job before anything is served."""
     lab.put("in/a.jsonl", records({}))

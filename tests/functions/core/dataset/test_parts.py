@@ -146,18 +146,18 @@ HEADS = {
     "array.jsonl": (b'[{"text":"a"}]\n \n', ("array", False, None, None)),
     "array-over-lines.jsonl": (b'[\n{"text":"a"}\n]', ("array", False, None, None)),
     "stray-array.jsonl": (b'[{"text":"a"}]\n{"text":"b"}', ("lines", True, None, None)),
-    "packed.jsonl": (gzip.compress(b'{"text":"a"}\n'), ("lines", False, None, None)),
-    "packed.json.gz": (gzip.compress(BOM + b"[1]"), ("array", False, None, None)),
+    "packed.jsonl": (gzip.compress(b'{"text":"a"}\n', mtime=0), ("lines", False, None, None)),
+    "packed.json.gz": (gzip.compress(BOM + b"[1]", mtime=0), ("array", False, None, None)),
     "table.csv": (b"text\na\n", ("csv", False, None, None)),
     "table.tsv": (b"text\na\n", ("tsv", False, None, None)),
     "much-white.jsonl": (b" \n" * (3 * MAX_ROW_BYTES) + b"{}", ("lines", True, None, None)),
     "empty.jsonl": (b"", (None, False, "FILE_EMPTY", None)),
     "empty.csv": (b"", (None, False, "FILE_EMPTY", None)),
-    "empty.json.gz": (gzip.compress(b""), (None, False, "FILE_EMPTY", None)),
+    "empty.json.gz": (gzip.compress(b"", mtime=0), (None, False, "FILE_EMPTY", None)),
     "white.jsonl": (BOM + b" \r\n\t ", (None, False, "FILE_EMPTY", None)),
     "over-lines.json": (b'{\n"text":"a"}', (None, False, "ARRAY_BROKEN", 1)),
     "utf16.jsonl": ("{}".encode("utf-16"), (None, False, "ENCODING_UTF16", 1)),
-    "utf16.csv.gz": (gzip.compress("text".encode("utf-16")), (None, False, "ENCODING_UTF16", 1)),
+    "utf16.csv.gz": (gzip.compress("text".encode("utf-16"), mtime=0), (None, False, "ENCODING_UTF16", 1)),
     "not-packed.jsonl.gz": (b'{"text":"a"}\n', (None, False, "COMPRESSION_BROKEN", None)),
     "notes.txt": (b'{"text":"a"}\n', (None, False, "FILE_KIND", None)),
     "nosuffix": (b'{"text":"a"}\n', (None, False, "FILE_KIND", None)),
@@ -194,7 +194,7 @@ def test_a_stream_is_closed_where_reading_stops(name, packed):
     noise = random.Random(1).randbytes(500_000).hex().encode()
     rows = [noise[at : at + 500] for at in range(0, len(noise), 500)] * 4
     body = b'[{"text":"' + b'"},\n{"text":"'.join(rows) if name == "t.json" else b"text\n" + b"\n".join(rows)
-    body = gzip.compress(body) if packed else body
+    body = gzip.compress(body, mtime=0) if packed else body
     open_streams = []
 
     def chunks(start):

@@ -200,7 +200,7 @@ def test_compression_changes_neither_rows_nor_lines(name, chunk):
     half = len(body) // 2
     packed = {
         "train.jsonl": body,
-        "train.jsonl.gz": gzip.compress(body[:half]) + gzip.compress(body[half:]),
+        "train.jsonl.gz": gzip.compress(body[:half], mtime=0) + gzip.compress(body[half:], mtime=0),
         "train.jsonl.zst": zstandard.compress(body[:half]) + zstandard.compress(body[half:]),
     }[name]
     rows, faults = rows_of(in_memory(packed, name, chunk))
@@ -218,8 +218,8 @@ SKIPPABLE = b"\x5a\x2a\x4d\x18" + (3000).to_bytes(4, "little") + bytes(3000)
     [
         SKIPPABLE + zstandard.compress(b"{}\n"),
         zstandard.compress(b"{") + SKIPPABLE + zstandard.compress(b"}\n") + SKIPPABLE,
-        gzip.compress(b"{}\n") + bytes(512),
-        gzip.compress(b"{") + bytes(3) + gzip.compress(b"}\n"),
+        gzip.compress(b"{}\n", mtime=0) + bytes(512),
+        gzip.compress(b"{", mtime=0) + bytes(3) + gzip.compress(b"}\n", mtime=0),
     ],
 )
 def test_what_is_no_text_in_a_compressed_file_is_passed_over(packed, chunk):
@@ -241,9 +241,9 @@ def long_window():
         (zstandard.compress(b"{}\n") + b"{}\n", "broken"),
         (zstandard.compress(b"{}\n") + SKIPPABLE[:20], "too early"),
         (long_window(), "128 MiB"),
-        (gzip.compress(b"{}\n") + b"{}\n", "behind the end"),
-        (gzip.compress(b"{}\n") + gzip.compress(b"{}\n")[:-3], "too early"),
-        (gzip.compress(b"{}\n")[:-8] + bytes(8), "broken"),
+        (gzip.compress(b"{}\n", mtime=0) + b"{}\n", "behind the end"),
+        (gzip.compress(b"{}\n", mtime=0) + gzip.compress(b"{}\n", mtime=0)[:-3], "too early"),
+        (gzip.compress(b"{}\n", mtime=0)[:-8] + bytes(8), "broken"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 1000])

@@ -65,7 +65,7 @@ def _nothing(_form: str, seed: Seed) -> tuple[str, bytes, int | None, int]:
         (".jsonl", b""),
         (".json", b" \n\n"),
         (".jsonl", b"\r\n\r\n"),
-        (".jsonl.gz", gzip.compress(b"")),
+        (".jsonl.gz", gzip.compress(b"", mtime=0)),
         (".jsonl.zst", zstandard.compress(b"\n")),
         (".parquet", _written({"text": []})),
     )
@@ -81,7 +81,7 @@ def _other_kind(form: str, seed: Seed) -> tuple[str, bytes, int | None, int]:
         ("", row),
         (".zip", b"PK\x03\x04" + row),
         (".xlsx", b"PK\x03\x04" + row),
-        (".yaml.gz", gzip.compress(row)),
+        (".yaml.gz", gzip.compress(row, mtime=0)),
         (".jsonl", b"PK\x03\x04" + row),
     )
     return suffix, body, None, 0
@@ -89,7 +89,9 @@ def _other_kind(form: str, seed: Seed) -> tuple[str, bytes, int | None, int]:
 
 def _cut_stream(form: str, seed: Seed) -> tuple[str, bytes, int | None, int]:
     row = _row(form, seed)
-    packed, suffix = seed.pick((gzip.compress(row), ".jsonl.gz"), (zstandard.compress(row), ".jsonl.zst"))
+    packed, suffix = seed.pick(
+        (gzip.compress(row, mtime=0), ".jsonl.gz"), (zstandard.compress(row), ".jsonl.zst")
+    )
     return suffix, packed[: max(5, len(packed) * (1 + seed.style % 8) // 10)], None, 0
 
 
