@@ -34,9 +34,11 @@ class Question(Frozen):
     """Never empty."""
     answer: Mapping[str, Any] | None = None
     """The answer's message where it calls tools: its text is then what the chat template makes of it."""
-    purpose: Literal["holdout", "canary"] = "holdout"
+    purpose: Literal["holdout", "canary", "general"] = "holdout"
     check: AnswerCheck | None = None
-    """What a canary's answer must be."""
+    """What the answer of a canary or a general question must be."""
+    max_new_tokens: int | None = None
+    """Where it may be shorter than the recipe allows."""
 
 
 class HoldoutBroken(ValueError):
