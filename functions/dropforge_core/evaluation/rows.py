@@ -34,11 +34,9 @@ class Question(Frozen):
     """Never empty."""
     answer: Mapping[str, Any] | None = None
     """The answer's message where it calls tools: its text is then what the chat template makes of it."""
-    purpose: Literal["holdout", "canary", "general"] = "holdout"
+    purpose: Literal["holdout", "canary"] = "holdout"
     check: AnswerCheck | None = None
-    """What the answer of a canary or a general question must be."""
-    max_new_tokens: int | None = None
-    """Where it may be shorter than the recipe allows."""
+    """What a canary's answer must be."""
 
 
 class HoldoutBroken(ValueError):

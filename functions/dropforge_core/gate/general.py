@@ -11,9 +11,9 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from dropforge_core.contracts import AnswerCheck
+from dropforge_core.contracts import AnswerCheck, EvaluationPrompt
 from dropforge_core.evaluation.join import Joined
-from dropforge_core.evaluation.rows import Question
+from dropforge_core.evaluation.prompts import Shard, Variant
 from dropforge_core.gate.checks import fault_of
 from dropforge_core.gate.evidence import Comparison, Paired, compare
 from dropforge_core.gate.rules import Rule, Verdict
@@ -28,6 +28,7 @@ ANSWER_TOKENS: Final = 24
 """Room for a short sentence around the word that counts."""
 REPORTED_DELTA: Final = 0.05
 """Margin for which the needed number of questions is told where the recipe sets none."""
+ASKED: Final[tuple[Variant, ...]] = ("base", "candidate")
 GENERAL: Final = Metric(
     name="general_questions",
     label="General questions",
@@ -55,7 +56,6 @@ class Forgetting(Frozen):
     """`sha256:<hex>` of the questions' file."""
     base_right: int
     candidate_right: int
-    champion_right: int | None = None
     forgotten: tuple[str, ...]
     """Ids that only the base model has right."""
     learned: tuple[str, ...]
@@ -75,21 +75,26 @@ def _file() -> bytes:
     return resources.files(__package__).joinpath(FILE).read_bytes()
 
 
-def asked_generally(gate: Gate) -> Iterator[tuple[str, Question]]:
-    """(id, question) of what is asked beside the hold-out; nothing where the recipe turns the probe off."""
+def general_shards(gate: Gate) -> Iterator[Shard]:
+    """One shard for each variant that is asked, `general-<variant>.jsonl`; none where the recipe turns them off."""
     if gate.forgetting == "off":
         return
-    for one in questions():
-        yield (
-            one.id,
-            Question(
-                messages=({"role": "user", "content": f"{one.ask} {MANNER}"},),
-                reference=one.accept[0],
-                purpose="general",
-                check=AnswerCheck(contains=one.accept),
-                max_new_tokens=ANSWER_TOKENS,
-            ),
-        )
+    for variant in ASKED:
+        lines = [_prompt(one, variant).model_dump_json().encode() + b"\n" for one in questions()]
+        yield Shard(f"general-{variant}.jsonl", b"".join(lines), len(lines))
+
+
+def _prompt(one: GeneralQuestion, variant: Variant) -> EvaluationPrompt:
+    return EvaluationPrompt(
+        id=one.id,
+        variant=variant,
+        messages=({"role": "user", "content": f"{one.ask} {MANNER}"},),
+        reference=one.accept[0],
+        generate=True,
+        max_new_tokens=ANSWER_TOKENS,
+        purpose="general",
+        check=AnswerCheck(contains=one.accept),
+    )
 
 
 def forgetting_of(joined: Joined, gate: Gate) -> Forgetting | None:
@@ -103,9 +108,9 @@ def forgetting_of(joined: Joined, gate: Gate) -> Forgetting | None:
             for one in asked
             if (answer := joined.answers.get(variant, {}).get(one.id)) is not None
         }
-        for variant in joined.variants
+        for variant in ASKED
     }
-    before, after = right.get("base", {}), right.get("candidate", {})
+    before, after = right["base"], right["candidate"]
     ids = sorted(before.keys() & after.keys())
     changes = {row_id: after[row_id] - before[row_id] for row_id in ids}
     paired = Paired(metric=GENERAL, differences=tuple(changes.values()), clusters=tuple(ids))
@@ -115,7 +120,6 @@ def forgetting_of(joined: Joined, gate: Gate) -> Forgetting | None:
         questions_digest=f"sha256:{_digest([(one.id, one.prompt, one.reference) for one in asked])}",
         base_right=round(sum(before.values())),
         candidate_right=round(sum(after.values())),
-        champion_right=round(sum(right["champion"].values())) if "champion" in right else None,
         forgotten=tuple(row_id for row_id, change in changes.items() if change < 0),
         learned=tuple(row_id for row_id, change in changes.items() if change > 0),
         comparison=compare(paired, "base", gate.alpha, delta or REPORTED_DELTA),
