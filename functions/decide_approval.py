@@ -9,14 +9,17 @@ from botocore.exceptions import ClientError
 
 from dropforge_core.approval import (
     EXPIRES_FIELD,
+    LIMIT_FIELD,
     TOKEN_FIELD,
     ApprovalAnswer,
     claim_of,
     holder_of,
     rule,
 )
-from dropforge_core.aws import Ledger, client, error_code
+from dropforge_core.aws import Ledger, Purse, client, error_code
+from dropforge_core.budget import Caps
 from dropforge_core.ledger import Status
+from money import reserve, settle
 from runtime import Settings, count, instrumented
 
 _GONE: Final = frozenset({"TaskTimedOut", "TaskDoesNotExist", "InvalidToken"})
@@ -34,7 +37,8 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     nothing_asked, expired, decided_already, not_waiting.
     """
     answer = ApprovalAnswer.model_validate(event)
-    ledger = Ledger(Env.load().run_table)
+    env = Env.load()
+    ledger = Ledger(env.run_table)
     run = ledger.run(answer.run_id)
     if run is None:
         return _said("unknown_run", "There is no run of this id.")
@@ -52,6 +56,18 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     if not ruling.accepted:
         return _said(ruling.code, ruling.message)
     approved = answer.decision == "approve"
+    purse = Purse(env.run_table)
+    if approved:
+        # A person may pass the caps over runs; what they allowed counts into them all the same.
+        reserve(
+            purse,
+            run_id=answer.run_id,
+            model=run["model"],
+            limit_usd=float(run.get(LIMIT_FIELD, "0")),
+            caps=Caps(),
+            at=now,
+            forced=True,
+        )
     output = {
         "approved": approved,
         "decided_by": answer.decided_by,
@@ -61,6 +77,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         client("stepfunctions").send_task_success(taskToken=token, output=json.dumps(output))
     except ClientError as error:
         if error_code(error) in _GONE:
+            settle(purse, run_id=answer.run_id, cost_usd=0.0)
             return _said(
                 "not_waiting", "The run waits for no answer any more; it went on or ended meanwhile."
             )

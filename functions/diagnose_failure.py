@@ -1,6 +1,7 @@
 """DiagnoseFailure: which fault it was, and the next rung of the ladder."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,15 +16,21 @@ from dropforge_core.contracts import DiagnoseInput, Diagnosis, Plan
 from dropforge_core.events import RunEvent
 from dropforge_core.ladder import Circumstances, Evidence, classify, examine, next_step
 from dropforge_core.ladder.faults import FAULTS
+from dropforge_core.ladder.steps import CACHE_TYPES
 from dropforge_core.ladder.telling import message
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
-from dropforge_core.planning import Catalogue, load_catalogue
+from dropforge_core.planning import Catalogue
 from dropforge_core.planning.memory import shortest_micro_batch
 from dropforge_core.recipe import Recipe
 from jobs import Jobs, Kind, last_log_lines
+from pricing import catalogue
 from runtime import Settings, count, instrumented
+from slot_desk import SlotDesk
 
+IN_TURN: Final = frozenset({"TRAIN", "EVALUATE"})
+"""Stages whose jobs take a slot."""
+_CHECKPOINT: Final = re.compile(r"step-(\d{8})/MANIFEST\.json")
 KIND_OF: Final[Mapping[str, Kind]] = {
     "CACHE": "ProcessingJob",
     "TRAIN": "TrainingJob",
@@ -35,6 +42,8 @@ class Env(Settings):
     run_table: str
     run_bucket: str
     event_bus: str
+    cache_instance_type: str = CACHE_TYPES[0]
+    max_concurrent_jobs: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Clinic:
     catalogue: Catalogue
     now: datetime
     jitter: float
+    cache_instance_type: str
+    desk: SlotDesk
 
 
 @instrumented
@@ -54,17 +65,24 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Input `DiagnoseInput`, output `Diagnosis`. The run's status is the ledger's; it only climbs with an outcome."""
     env = Env.load()
     asked = DiagnoseInput.model_validate(event)
+    ledger, now = Ledger(env.run_table), datetime.now(UTC)
+    runs = Bucket(env.run_bucket)
     clinic = Clinic(
-        runs=Bucket(env.run_bucket),
+        runs=runs,
         jobs=Jobs.connect(),
         logs=client("logs"),
-        catalogue=load_catalogue(),
-        now=datetime.now(UTC),
+        catalogue=catalogue(runs),
+        now=now,
         jitter=random.random(),  # noqa: S311  # spreads retries, guards nothing
+        cache_instance_type=env.cache_instance_type,
+        desk=SlotDesk(ledger, client("stepfunctions"), env.max_concurrent_jobs, now.timestamp()),
     )
     found = diagnose(asked, clinic)
     count(f"Fault{found.fault.title().replace('_', '')}")
-    item = Ledger(env.run_table).run(asked.run_id) or {}
+    item = ledger.run(asked.run_id) or {}
+    rung = {"diagnosis": found.message, "diagnosis_at": now.isoformat(timespec="seconds")}
+    if item:
+        ledger.annotate(asked.run_id, rung)
     told = RunEvent(
         run_id=asked.run_id,
         model=asked.model,
@@ -88,23 +106,42 @@ def diagnose(asked: DiagnoseInput, clinic: Clinic) -> Diagnosis:
         stage=asked.stage, state=asked.state, error=asked.error, cause=asked.cause, describe=describe
     )
     fault = classify(evidence)
-    step = next_step(evidence, fault, _circumstances(asked, evidence, clinic), clinic.catalogue)
+    circumstances = _circumstances(asked, evidence, clinic)
+    if asked.stage in IN_TURN and fault in {"QUOTA", "CAPACITY"}:
+        # Whoever waits for AWS holds no slot meanwhile.
+        hopeless = clinic.desk.refused(asked.run_id, by_quota=fault == "QUOTA")
+        circumstances = circumstances.model_copy(update={"is_in_turn": True, "is_quota_hopeless": hopeless})
+    step = next_step(evidence, fault, circumstances, clinic.catalogue)
     log = last_log_lines(clinic.logs, kind, name) if kind and name and step.action == "FAIL" else ()
     key = f"{asked.stage}:{fault}"
     return Diagnosis(
         fault=fault,
         action=step.action,
         wait_s=step.wait_s,
-        message=message(evidence, fault, step, run_id=asked.run_id, log=log),
+        message=message(
+            evidence,
+            fault,
+            step,
+            run_id=asked.run_id,
+            log=log,
+            failed=asked.attempts_of_class.get(key, 0),
+        ),
         final_status=FAULTS[fault].status,
         compute=step.compute or asked.compute,
+        instance_type=step.instance_type or asked.instance_type,
         attempts_of_class={**asked.attempts_of_class, key: asked.attempts_of_class.get(key, 0) + 1},
     )
 
 
 def _circumstances(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> Circumstances:
-    plan, recipe = _documents(clinic.runs, RunLayout(run_id=asked.run_id))
+    layout = RunLayout(run_id=asked.run_id)
+    plan, recipe = _documents(clinic.runs, layout)
     is_training = asked.stage == "TRAIN"
+    allowed: tuple[str, ...] = ()
+    if asked.stage == "CACHE":
+        allowed = tuple(dict.fromkeys((clinic.cache_instance_type, *CACHE_TYPES)))
+    elif recipe:
+        allowed = recipe.compute.evaluation_instance_types
     return Circumstances(
         run_id=asked.run_id,
         model=asked.model,
@@ -120,7 +157,26 @@ def _circumstances(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> 
         else 0.0,
         shortest_micro_batch=shortest_micro_batch(recipe) if recipe else 1,
         artifact_left=is_training and _left_an_artifact(asked, evidence, clinic),
+        instance_type=asked.instance_type,
+        allowed_types=allowed,
+        evaluation_usd=plan.evaluation_reserve_usd if plan else 0.0,
+        evaluation_hours=_evaluation_hours(plan, clinic.catalogue) if plan else 0.0,
+        checkpoint_step=_checkpoint_step(clinic.runs, layout.checkpoints) if is_training else 0,
+        steps=plan.steps if plan else 0,
     )
+
+
+def _evaluation_hours(plan: Plan, catalogue: Catalogue) -> float:
+    """What the reserve pays on the type that was planned."""
+    found = catalogue.find(plan.evaluation_instance_type)
+    price = (found.transform_usd_hour or found.usd_hour) if found else None
+    return plan.evaluation_reserve_usd / price if price else 0.0
+
+
+def _checkpoint_step(runs: Bucket, prefix: str) -> int:
+    """The newest checkpoint that is whole: its manifest is written last."""
+    found = (_CHECKPOINT.fullmatch(str(entry["Key"]).removeprefix(prefix)) for entry in runs.list(prefix))
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _documents(runs: Bucket, layout: RunLayout) -> tuple[Plan | None, Recipe | None]:

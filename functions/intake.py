@@ -1,14 +1,14 @@
 """Intake: an upload becomes a run, once, however often and in whatever order its events arrive."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from announce import announce
-from dropforge_core.aws import Bucket, Bus, Executions, Ledger
+from dropforge_core.aws import Bucket, Bus, Executions, Ledger, parameter
 from dropforge_core.contracts import ExecutionInput, RunRequest, UploadedObject
 from dropforge_core.events import DetailType, RunEvent
 from dropforge_core.identity import (
@@ -43,8 +43,11 @@ class Env(Settings):
     event_bus: str
     state_machine_arn: str
     default_recipe: str = ""
+    intake_switch: str = ""
 
 
+OPEN: Final = "open"
+"""Value of the kill switch under which uploads start runs; under any other they do not."""
 PINS_KEPT: Final = 20_000
 """Files of a version that the ledger remembers, so that one that comes too late can be told. An item of the
 table has room for 400 KB."""
@@ -71,6 +74,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         bus=Bus(env.event_bus),
         executions=Executions(env.state_machine_arn),
         default_recipe=env.default_recipe,
+        is_open=lambda: not env.intake_switch or parameter(env.intake_switch) == OPEN,
     )
     received = desk.receive(created)
     logger.info(received.outcome, key=printable(created.object.key))
@@ -136,6 +140,8 @@ class Desk:
     bus: Bus
     executions: Executions
     default_recipe: str
+    is_open: Callable[[], bool]
+    """The kill switch, asked before a run is opened. One that can't be read is an error: the event comes again."""
 
     def receive(self, created: ObjectCreated) -> Received:
         """Start a run, or say why there is none to start."""
@@ -267,6 +273,12 @@ class Desk:
         return False
 
     def _open(self, created: ObjectCreated, upload: Upload) -> Received:
+        if not self.is_open():
+            message = (
+                f"New runs are stopped in this stack, so '{upload.uploaded_as}' started nothing and cost nothing. "
+                f"When they are allowed again, upload {'the _READY' if upload.key.version else 'it'} once more."
+            )
+            return self._end(created, upload.key.model, End(Status.CANCELLED, message), upload.claim)
         recipe_key, recipe_text = self._recipe(upload.key)
         run_id = self._run_id(created, upload.uploaded_as, upload.versions, recipe_text)
         if self.ledger.holder(upload.claim) is None and self.ledger.run(run_id) is not None:

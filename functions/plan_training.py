@@ -1,5 +1,6 @@
 """PlanTraining: what the run needs, which instance it takes, what it will cost; nothing is spent yet."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -7,8 +8,10 @@ from pydantic import ValidationError
 
 from announce import announce
 from base_model import locate
-from dropforge_core.aws import Bucket, Bus, Ledger, client
-from dropforge_core.contracts import DatasetFacts, Plan, PlanInput, TrainingConfig
+from dropforge_core.approval import LIMIT_FIELD
+from dropforge_core.aws import Bucket, Bus, Ledger, Purse, client
+from dropforge_core.budget import Caps, allowed_only
+from dropforge_core.contracts import DatasetFacts, Plan, PlanInput, Residency, TrainingConfig
 from dropforge_core.events import RunEvent
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
@@ -16,6 +19,7 @@ from dropforge_core.planning import headline, plan
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Speed, read_speeds
 from dropforge_core.recipe import Recipe
 from hub import Hub
+from money import reserve
 from pricing import catalogue
 from runtime import Settings, instrumented, logger
 
@@ -28,6 +32,12 @@ class Env(Settings):
     hf_endpoint: str = "https://huggingface.co"
     hub_token_secret_arn: str = ""
     cache_instance_type: str = ""
+    allowed_instance_types: str = ""
+    """Separated by commas; empty where every type is allowed."""
+    model_daily_cap_usd: float = 0.0
+    model_monthly_cap_usd: float = 0.0
+    stack_daily_cap_usd: float = 0.0
+    stack_monthly_cap_usd: float = 0.0
 
 
 @instrumented
@@ -46,9 +56,10 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     ledger = Ledger(env.run_table)
     ledger.move(asked.run_id, Status.PLANNING, redrive=asked.redrive)
     recipe = Recipe.model_validate_json(runs.read(layout.recipe))
+    allowed, refused = allowed_only(recipe, _names(env.allowed_instance_types))
     base, shape = locate(recipe.base_model, runs, Hub(env.hf_endpoint, _token(env.hub_token_secret_arn)))
     made = plan(
-        recipe=recipe,
+        recipe=allowed,
         dataset=asked.dataset,
         shape=shape,
         base=base,
@@ -58,6 +69,10 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         measured=measured(ledger),
         cache_instance_type=env.cache_instance_type,
     )
+    if refused:
+        made = made.model_copy(update={"fits": False, "within_budget": False, "reason": refused})
+    made = _reserved(made, asked.model, recipe, env)
+    ledger.annotate(asked.run_id, {LIMIT_FIELD: str(made.spend_limit_usd)})
     config = TrainingConfig(
         run_id=asked.run_id,
         model=asked.model,
@@ -67,6 +82,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         base_model_name=base.name,
         base_model_revision=base.prefix.rstrip("/").rsplit("/", 1)[-1],
         gradient_checkpointing=made.gradient_checkpointing,
+        residency=_residency(made),
         image=env.image_uri,
     )
     runs.write(layout.plan, made.model_dump_json(indent=2).encode())
@@ -82,6 +98,46 @@ def measured(ledger: Ledger) -> tuple[Speed, ...]:
     except ValidationError:
         logger.warning("the measured speeds can't be read; the plan goes without them", exc_info=True)
         return ()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+
+
+def _reserved(made: Plan, model: str, recipe: Recipe, env: Env) -> Plan:
+    """The plan, with its money taken from the caps over runs; where there is not enough, it is over budget.
+
+    Beyond the recipe's own cap nothing is taken before a person has said yes.
+    """
+    if not (made.fits and made.within_budget):
+        return made
+    caps = Caps(
+        model_day_usd=env.model_daily_cap_usd,
+        model_month_usd=env.model_monthly_cap_usd,
+        stack_day_usd=env.stack_daily_cap_usd,
+        stack_month_usd=env.stack_monthly_cap_usd,
+    )
+    full = reserve(
+        Purse(env.run_table),
+        run_id=made.run_id,
+        model=model,
+        limit_usd=made.spend_limit_usd,
+        caps=caps,
+        at=datetime.now(UTC),
+    )
+    if not full:
+        return made
+    asks = recipe.approval.spend != "never"
+    mend = "" if asks else " Upload it again when there is room, or raise the cap in the stack's parameters."
+    return made.model_copy(
+        update={"within_budget": False, "needs_approval": asks, "reason": f"{full}.{mend}"}
+    )
+
+
+def _residency(made: Plan) -> Residency:
+    """As it is recommended on the chosen type."""
+    chosen = made.compute.instance_type
+    return next((one.residency for one in made.options if one.instance_type == chosen), "auto")
 
 
 def _planned(model: str, made: Plan, dataset: DatasetFacts) -> RunEvent:

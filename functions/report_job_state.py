@@ -9,11 +9,12 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
 from announce import announce
+from closing import close_accounts
 from dropforge_core.aws import Bus, Ledger, client, error_code
 from dropforge_core.events import RunEvent
 from dropforge_core.happenings import ExecutionEnd, JobChange, PackageChange, read, run_of_job
 from dropforge_core.identity import printable
-from dropforge_core.ledger import Status
+from dropforge_core.ledger import REDRIVE_STEP, Status
 from jobs import KINDS, Jobs
 from runtime import Settings, count, instrumented, logger, now
 
@@ -37,7 +38,9 @@ _TOLD: Final = {
 
 class Env(Settings):
     run_table: str
+    run_bucket: str
     event_bus: str
+    max_concurrent_jobs: int = 0
 
 
 @instrumented
@@ -51,11 +54,33 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     match happening:
         case JobChange():
             done = _job_changed(happening, ledger, bus)
+            _bill_what_ended_late(happening, ledger, env)
         case PackageChange():
             done = _package_changed(happening, ledger, bus)
         case ExecutionEnd():
             done = _execution_ended(happening, ledger, bus, Jobs.connect())
+            _close_accounts(happening, ledger, env)
     return {"done": done}
+
+
+def _close_accounts(end: ExecutionEnd, ledger: Ledger, env: Env) -> None:
+    """Slot and money of a run whose state machine could not give them back. Raised where it fails: it comes again."""
+    run = ledger.run(end.run_id)
+    if run is not None and int(run["rank"]) // REDRIVE_STEP <= end.redrive:
+        _close(end.run_id, env)
+
+
+def _bill_what_ended_late(change: JobChange, ledger: Ledger, env: Env) -> None:
+    """A job that was stopped with its run tells its last seconds when the run's money is settled already."""
+    if change.status not in {"Completed", "Failed", "Stopped"}:
+        return
+    run = ledger.run(change.run_id)
+    if run is not None and Status(run["status"]).is_terminal:
+        _close(change.run_id, env)
+
+
+def _close(run_id: str, env: Env) -> None:
+    close_accounts(run_id, table=env.run_table, bucket=env.run_bucket, at_most=env.max_concurrent_jobs)
 
 
 def _job_changed(change: JobChange, ledger: Ledger, bus: Bus) -> str:

@@ -12,6 +12,8 @@ Decision = Literal["approve", "deny"]
 
 TOKEN_FIELD: Final = "approval_token"  # noqa: S105  # the name of a field
 EXPIRES_FIELD: Final = "approval_expires_at"
+LIMIT_FIELD: Final = "spend_limit_usd"
+"""What the run may spend: what a yes takes from the caps, whatever they have left."""
 
 
 class ApprovalQuestion(StateInput):
@@ -47,15 +49,17 @@ def question(plan: Plan, expires_at: datetime) -> str:
     cost, hours = plan.cost_usd, plan.hours
     size = f"about ${cost.expected:.2f}, at most ${plan.spend_limit_usd:.2f}" if cost else "an unknown sum"
     time = f" and about {duration(hours.expected)}" if hours else ""
-    why = (
-        ""
-        if plan.within_budget
-        else f" That is over the recipe's cap of ${plan.max_cost_usd:g}: {plan.reason}"
-    )
+    why = "" if plan.within_budget else f" {_over(plan)}{plan.reason}"
     return (
         f"May this run spend {size}{time} on {plan.compute.instance_type}?{why} "
         f"Answer by {expires_at:%Y-%m-%d %H:%M} UTC: dropforge approve {plan.run_id} or dropforge deny {plan.run_id}"
     )
+
+
+def _over(plan: Plan) -> str:
+    """Of the recipe's cap; where it is one over runs, the reason says so."""
+    over = plan.spend_limit_usd > plan.max_cost_usd
+    return f"That is over the recipe's cap of ${plan.max_cost_usd:g}: " if over else ""
 
 
 def claim_of(token: str) -> str:

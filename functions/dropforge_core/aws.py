@@ -16,6 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from dropforge_core.budget import Account, Change, Reservation
 from dropforge_core.events import SOURCE, DetailType, RunEvent
 from dropforge_core.ledger import Status, rank
 
@@ -261,6 +262,87 @@ class Ledger:
         return True
 
 
+class Contended(Exception):
+    """Others changed the same items in the meantime: what was decided on them has to be decided anew."""
+
+
+class Purse:
+    """What runs have reserved and spent, and the sums that they count into; all in the run table."""
+
+    def __init__(self, table: str, dynamodb: DynamoDBClient | None = None) -> None:
+        self._table = table
+        self._db: DynamoDBClient = dynamodb if dynamodb is not None else client("dynamodb")
+
+    def held(self, run_id: str) -> Reservation:
+        """What the run has reserved and spent; nothing where it has not reserved yet."""
+        item = self._read(_reservation_key(run_id))
+        return Reservation.model_validate_json(item["reservation"]) if item else Reservation()
+
+    def taken(self, account: str) -> int:
+        """What of an account is reserved or spent, in millionths of a dollar."""
+        return int(self._read({"pk": {"S": account}}).get("taken", "0"))
+
+    def exchange(
+        self, run_id: str, held: Reservation, change: Change, capped: Sequence[Account]
+    ) -> Account | None:
+        """Write the changed reservation and move its accounts, all or nothing.
+
+        `held` is what was read; `capped` are the accounts that must not pass their caps. Returns the one that
+        would have, and then nothing was written.
+
+        Raises:
+            Contended: when the reservation or an account was written by others meanwhile.
+        """
+        caps = {account.name: account for account in capped if account.cap_micro}
+        writes: list[Any] = [
+            {
+                "Put": {
+                    "TableName": self._table,
+                    "Item": {
+                        **_reservation_key(run_id),
+                        "reservation": {"S": change.after.model_dump_json()},
+                    },
+                    "ConditionExpression": "attribute_not_exists(pk) OR reservation = :held",
+                    "ExpressionAttributeValues": {":held": {"S": held.model_dump_json()}},
+                }
+            }
+        ]
+        for name in change.after.accounts:
+            update: dict[str, Any] = {
+                "TableName": self._table,
+                "Key": {"pk": {"S": name}},
+                "UpdateExpression": "ADD taken :delta",
+                "ExpressionAttributeValues": {":delta": {"N": str(change.delta_micro)}},
+            }
+            if name in caps:
+                room = caps[name].cap_micro - change.delta_micro
+                if room < 0:
+                    return caps[name]
+                update["ConditionExpression"] = "attribute_not_exists(taken) OR taken <= :room"
+                update["ExpressionAttributeValues"][":room"] = {"N": str(room)}
+            writes.append({"Update": update})
+        try:
+            self._db.transact_write_items(TransactItems=writes)
+        except ClientError as error:
+            if error_code(error) != "TransactionCanceledException":
+                raise
+            reasons: Any = error.response.get("CancellationReasons", [])
+            codes = [str(reason.get("Code")) for reason in reasons]
+            failed = [index for index, code in enumerate(codes) if code == "ConditionalCheckFailed"]
+            if failed and failed[0] > 0:
+                return caps[change.after.accounts[failed[0] - 1]]
+            raise Contended(f"the reservation of {run_id}: {', '.join(codes)}") from error
+        return None
+
+    def _read(self, key: dict[str, Any]) -> dict[str, str]:
+        item = self._db.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
+        return plain(item) if item else {}
+
+
+def _reservation_key(run_id: str) -> dict[str, Any]:
+    return {"pk": {"S": f"RESERVATION#{run_id}"}}
+
+
 def plain(item: Mapping[str, Any]) -> dict[str, str]:
     """A DynamoDB item's scalar attributes as text."""
     return {key: str(next(iter(value.values()))) for key, value in item.items()}
@@ -325,6 +407,12 @@ class Executions:
         return arn
 
 
+def parameter(name: str, ssm: Any | None = None) -> str:
+    """The text of a parameter of Systems Manager."""
+    found = (ssm if ssm is not None else client("ssm")).get_parameter(Name=name)
+    return str(found["Parameter"]["Value"])
+
+
 def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping[str, Any] | None:
     """DescribeModelPackage of the champion: the newest Approved package of the group, or None."""
     sm = sagemaker if sagemaker is not None else client("sagemaker")
@@ -347,12 +435,15 @@ def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping
 __all__: Sequence[str] = (
     "Bucket",
     "Bus",
+    "Contended",
     "ExecutionConflict",
     "Executions",
     "Ledger",
     "ObjectVanished",
+    "Purse",
     "client",
     "error_code",
     "newest_approved_package",
+    "parameter",
     "plain",
 )

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from dropforge_core.model import Frozen
+from dropforge_core.recipe import Recipe
 
 MICRO: Final = 1_000_000
 
@@ -96,3 +97,27 @@ def refusal(account: Account, taken_micro: int, limit_usd: float) -> str:
         f"This run may cost up to ${limit_usd:.2f}, and of the {account.about}, ${account.cap_micro / MICRO:.2f}, "
         f"${left:.2f} are left"
     )
+
+
+def allowed_only(recipe: Recipe, allowed: tuple[str, ...]) -> tuple[Recipe, str]:
+    """The recipe without instance types that the stack does not allow, and why there can be no run of it, if so.
+
+    `allowed` is empty where every type is.
+    """
+    if not allowed:
+        return recipe, ""
+    compute = recipe.compute
+    training = tuple(name for name in compute.instance_types if name in allowed)
+    evaluation = tuple(name for name in compute.evaluation_instance_types if name in allowed)
+    for asked, left, field in (
+        (compute.instance_types, training, "compute.instance_types"),
+        (compute.evaluation_instance_types, evaluation, "compute.evaluation_instance_types"),
+    ):
+        if not left:
+            return recipe, (
+                f"None of the recipe's {field} ({', '.join(asked)}) is allowed in this stack, which takes "
+                f"{', '.join(allowed)}. Name one of those in the recipe, or allow more in the stack's parameter "
+                "AllowedInstanceTypes."
+            )
+    limited = compute.model_copy(update={"instance_types": training, "evaluation_instance_types": evaluation})
+    return recipe.model_copy(update={"compute": limited}), ""

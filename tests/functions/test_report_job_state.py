@@ -1,15 +1,19 @@
 """ReportJobState over HTTP: each change told once, runs closed that ended unseen, jobs stopped."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from botocore.exceptions import ClientError
 
 import report_job_state
-from dropforge_core.aws import Bus, Ledger
+from dropforge_core.aws import Bus, Ledger, Purse
+from dropforge_core.budget import Caps, micro
 from dropforge_core.events import RunEvent
 from dropforge_core.identity import job_name
 from dropforge_core.ledger import Status
+from dropforge_core.planning import load_catalogue
+from money import reserve
 
 RUN = "f" * 26
 NAME = job_name("m", RUN, 1)
@@ -117,7 +121,7 @@ class RunningJobs:
         self.stopped = []
 
     def list_training_jobs(self, **asked):
-        assert asked["StatusEquals"] == "InProgress"
+        assert asked.get("StatusEquals", "InProgress") == "InProgress"
         found = [name for name in self.names if asked["NameContains"] in name]
         return {"TrainingJobSummaries": [{"TrainingJobName": name} for name in found]}
 
@@ -127,6 +131,9 @@ class RunningJobs:
     def list_processing_jobs(self, **asked):
         return {"ProcessingJobSummaries": []}
 
+    def describe_training_job(self, **asked):
+        return {}
+
     def stop_training_job(self, **asked):
         self.stopped.append(asked["TrainingJobName"])
 
@@ -135,9 +142,62 @@ def test_no_job_outlives_its_run(ledger, tell, published, monkeypatch):
     """What still runs is stopped, but not the jobs of a redrive that began since, nor those of others."""
     running = RunningJobs([NAME, NAME + "r1", f"other-{RUN}"])
     monkeypatch.setattr(report_job_state.Jobs, "connect", lambda: report_job_state.Jobs(running))
-    assert tell(ended("ABORTED")) == "closed"
-    assert running.stopped == [NAME]
+    # What the jobs cost can't be found either: the event has to come again for that, and tells nothing twice.
+    for _ in range(2):
+        with pytest.raises(ClientError):
+            tell(ended("ABORTED"))
+    assert len(published) == 1
+    assert running.stopped == [NAME, NAME]
     assert NAME in published[0][1].message
+
+
+class Billed:
+    """SageMaker with one training job that ran for half an hour on an ml.g5.xlarge."""
+
+    def __init__(self):
+        self.seconds = 1800
+
+    def list_training_jobs(self, **asked):
+        names = [NAME] if "StatusEquals" not in asked and asked["NameContains"] in NAME else []
+        return {"TrainingJobSummaries": [{"TrainingJobName": name} for name in names]}
+
+    def list_transform_jobs(self, **asked):
+        return {"TransformJobSummaries": []}
+
+    def list_processing_jobs(self, **asked):
+        return {"ProcessingJobSummaries": []}
+
+    def describe_training_job(self, **asked):
+        resources = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1}
+        return {"BillableTimeInSeconds": self.seconds, "ResourceConfig": resources}
+
+
+def test_a_run_that_died_leaves_only_what_it_cost_in_the_caps(ledger, tell, published, monkeypatch):
+    """Its reservation is settled when its execution ended, and again by a job that ended after it."""
+    billed = Billed()
+    monkeypatch.setattr(report_job_state.Jobs, "connect", lambda: report_job_state.Jobs(billed))
+    purse, caps = Purse("runs"), Caps(stack_day_usd=10)
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert reserve(purse, run_id=RUN, model="m", limit_usd=8.0, caps=caps, at=noon) == ""
+    assert purse.taken("SPENT#stack#2026-03-01") == 8_000_000
+    tell(ended("ABORTED"))
+    hour = load_catalogue().find("ml.g5.xlarge").usd_hour
+    assert purse.taken("SPENT#stack#2026-03-01") == micro(hour / 2)
+    billed.seconds = 3600
+    late = training("Stopped")
+    late["detail"]["TrainingJobStatus"] = "Stopped"
+    tell(late)
+    for account in ("stack#2026-03-01", "stack#2026-03", "model#m#2026-03-01", "model#m#2026-03"):
+        assert purse.taken(f"SPENT#{account}") == micro(hour)
+
+
+def test_an_old_end_takes_nothing_from_a_run_that_was_started_again(ledger, tell, published):
+    """Its event may come late: slot and money are by then those of the next execution."""
+    ledger.move(RUN, Status.TRAINING, redrive=1)
+    purse, noon = Purse("runs"), datetime(2026, 3, 1, 12, tzinfo=UTC)
+    reserve(purse, run_id=RUN, model="m", limit_usd=8.0, caps=Caps(), at=noon)
+    tell(ended("ABORTED"))
+    assert purse.held(RUN).reserved_micro == 8_000_000
 
 
 def test_a_package_s_approval_is_told_once(account, ledger, tell, published):

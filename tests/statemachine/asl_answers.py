@@ -174,16 +174,19 @@ HAPPY: Final[Mapping[str, list[Answer]]] = {
     "RequestSpendApproval": [{"approved": True}],
     "MarkCachingBase": [{}],
     "CacheBaseModel": [processing()],
+    "AcquireTrainingSlot": [{}],
     "MarkTraining": [{}],
     "TrainAdapter": [training()],
     "PrepareEvaluation": [payload(SETUP)],
     "CreateCandidateModel": [{"ModelArn": "arn:aws:sagemaker:eu-west-1:123456789012:model/m"}],
     "DescribeCandidateModel": [{"ModelName": "m"}],
+    "AcquireEvaluationSlot": [{}],
     "EvaluateCandidate": [transform()],
     "ScorePredictions": [payload(GATE)],
     "MarkRegistering": [{}],
     "EnsureModelPackageGroup": [{}],
     "RegisterModel": [{"ModelPackageArn": PACKAGE_ARN}],
+    "SettleRun": [{"StatusCode": 200, "Payload": {"cost_usd": 1.5}}],
     "WriteReport": [
         payload(
             ReportWritten(report_uri=f"s3://dropforge-runs/runs/{RUN_ID}/report/index.html", cost_usd=1.25)

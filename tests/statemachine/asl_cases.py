@@ -40,15 +40,17 @@ WHICH_PART: Final[Path] = ("FindMapRun", "FindFailedPart", "DescribeFailedPart")
 PRICE: Final[Path] = (*CHECK, "PlanTraining", "IsWithinBudget")
 CACHE: Final[Path] = ("IsBaseModelCached", "MarkCachingBase", "CacheBaseModel", "DidCachingComplete")
 BASED: Final[Path] = (*PRICE, *CACHE)
-TRAIN: Final[Path] = ("MarkTraining", "TrainAdapter", "DidTrainingComplete")
+TRAIN: Final[Path] = ("AcquireTrainingSlot", "MarkTraining", "TrainAdapter", "DidTrainingComplete")
 TRAINED: Final[Path] = (*BASED, *TRAIN)
 PREPARE: Final[Path] = ("PrepareEvaluation", "CreateCandidateModel")
-ANSWER: Final[Path] = ("EvaluateCandidate", "DidEvaluationComplete")
+ANSWER: Final[Path] = ("AcquireEvaluationSlot", "EvaluateCandidate", "DidEvaluationComplete")
 JUDGE: Final[Path] = ("ScorePredictions", "WhatDidTheGateSay")
 JUDGED: Final[Path] = (*TRAINED, *PREPARE, *ANSWER, *JUDGE)
 REGISTER: Final[Path] = ("MarkRegistering", "EnsureModelPackageGroup", "RegisterModel")
 TELL: Final[Path] = ("RecordOutcome", "ReportOutcome", "HowDidItEnd")
-REPORT: Final[Path] = ("WriteReport", *TELL)
+REFUSE: Final[Path] = ("WriteReport", *TELL)
+"""What never was planned holds nothing."""
+REPORT: Final[Path] = ("SettleRun", *REFUSE)
 GIVE_UP: Final[Path] = ("DiagnoseFailure", "WhatIsTheNextStep", *REPORT, "RunFailed")
 AGAIN: Final[Path] = ("DiagnoseFailure", "WhatIsTheNextStep", "WaitBeforeNextStep", "WhichStepAgain")
 
@@ -164,32 +166,32 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     # --- a run is refused ----------------------------------------------------------------------------------
     "invalid dataset": failed(
-        (*CHECK, *REPORT, "RunRejected"),
+        (*CHECK, *REFUSE, "RunRejected"),
         "DATASET_REJECTED",
         ValidateDataset=[payload(VERDICT, outcome="INVALID", error_count=3, dataset=None)],
     ),
     "invalid large dataset": large(
         failed(
-            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *REPORT, "RunRejected"),
+            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *REFUSE, "RunRejected"),
             "DATASET_REJECTED",
             ReduceFindings=[payload(VERDICT, outcome="INVALID", error_count=3, dataset=None)],
         )
     ),
     "large dataset of which no file can be read": large(
         failed(
-            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *REPORT, "RunRejected"),
+            (*REDUCE, "IsLargeDatasetValid", "IsDatasetValid", *REFUSE, "RunRejected"),
             "DATASET_REJECTED",
             SplitDataset=[payload(DatasetSplit(parts=0))],
             ReduceFindings=[payload(VERDICT, outcome="INVALID", error_count=1, dataset=None)],
         )
     ),
     "fits no allowed instance": failed(
-        (*PRICE, *REPORT, "RunRejected"),
+        (*PRICE, *REFUSE, "RunRejected"),
         "OVER_BUDGET",
         PlanTraining=[payload(PLAN, fits=False, needs_approval=True)],
     ),
     "over the cap": failed(
-        (*PRICE, *REPORT, "RunRejected"), "OVER_BUDGET", PlanTraining=[payload(PLAN, within_budget=False)]
+        (*PRICE, *REFUSE, "RunRejected"), "OVER_BUDGET", PlanTraining=[payload(PLAN, within_budget=False)]
     ),
     "cost denied": failed(
         (*PRICE, "RequestSpendApproval", "IsSpendApproved", *REPORT, "RunRejected"),
@@ -269,6 +271,9 @@ CASES: Final[Mapping[str, Case]] = {
         (*JUDGED[:-1], *GIVE_UP),
         ScorePredictions=[{"Payload": {**payload(GATE)["Payload"], "verdict": "PERHAPS"}}],
     ),
+    "SettleRun fails": Case(
+        (*JUDGED, *REGISTER, *REPORT, "RunSucceeded"), "REGISTERED", {"SettleRun": [BROKEN]}
+    ),
     "WriteReport fails": Case(
         (*JUDGED, *REGISTER, *REPORT, "RunSucceeded"), "REGISTERED", {"WriteReport": [BROKEN]}
     ),
@@ -292,7 +297,7 @@ CASES: Final[Mapping[str, Case]] = {
         {"RecordOutcome": [Fails("DynamoDB.ConditionalCheckFailedException")]},
     ),
     "the outcome can't be recorded": failed(
-        (*JUDGED, *REGISTER, "WriteReport", "RecordOutcome"),
+        (*JUDGED, *REGISTER, "SettleRun", "WriteReport", "RecordOutcome"),
         "REGISTERED",
         RecordOutcome=[Fails("DynamoDB.AccessDeniedException")],
     ),
@@ -378,6 +383,29 @@ CASES: Final[Mapping[str, Case]] = {
             "DiagnoseFailure": [payload(DIAGNOSIS, action="USE_CHECKPOINT", fault="TIME_LIMIT")],
         },
     ),
+    "a slot is waited for": Case(
+        (
+            *BASED,
+            "AcquireTrainingSlot",
+            "AcquireTrainingSlot",
+            *TRAIN,
+            *PREPARE,
+            "AcquireEvaluationSlot",
+            *ANSWER,
+            *JUDGE,
+            *REGISTER,
+            *REPORT,
+            "RunSucceeded",
+        ),
+        "REGISTERED",
+        {"AcquireTrainingSlot": [TIMEOUT, TIMEOUT, {}], "AcquireEvaluationSlot": [TIMEOUT, {}]},
+    ),
+    "no slot can be asked for": failed(
+        (*BASED, "AcquireTrainingSlot", *GIVE_UP), AcquireTrainingSlot=[BROKEN]
+    ),
+    "no slot can be asked for the evaluation": failed(
+        (*TRAINED, *PREPARE, "AcquireEvaluationSlot", *GIVE_UP), AcquireEvaluationSlot=[BROKEN]
+    ),
     "the failure can't be diagnosed": failed(
         (*TRAINED[:-1], "DiagnoseFailure", *REPORT, "RunFailed"),
         "FAILED_INTERNAL",
@@ -424,15 +452,15 @@ CASES: Final[Mapping[str, Case]] = {
             "DiagnoseFailure": [RETRY],
         },
     ),
-    "evaluation fails": failed((*TRAINED, *PREPARE, ANSWER[0], *GIVE_UP), EvaluateCandidate=[BROKEN]),
+    "evaluation fails": failed((*TRAINED, *PREPARE, *ANSWER[:2], *GIVE_UP), EvaluateCandidate=[BROKEN]),
     "evaluation answers with too much": failed(
-        (*TRAINED, *PREPARE, ANSWER[0], "StopEvaluation", *GIVE_UP), EvaluateCandidate=[TOO_LARGE]
+        (*TRAINED, *PREPARE, *ANSWER[:2], "StopEvaluation", *GIVE_UP), EvaluateCandidate=[TOO_LARGE]
     ),
     "evaluation takes too long": failed(
-        (*TRAINED, *PREPARE, ANSWER[0], "StopEvaluation", *GIVE_UP), EvaluateCandidate=[TIMEOUT]
+        (*TRAINED, *PREPARE, *ANSWER[:2], "StopEvaluation", *GIVE_UP), EvaluateCandidate=[TIMEOUT]
     ),
     "evaluation takes too long and can't be stopped": failed(
-        (*TRAINED, *PREPARE, ANSWER[0], "StopEvaluation", *GIVE_UP),
+        (*TRAINED, *PREPARE, *ANSWER[:2], "StopEvaluation", *GIVE_UP),
         EvaluateCandidate=[TIMEOUT],
         StopEvaluation=[Fails("SageMaker.SageMakerException")],
     ),
@@ -443,7 +471,7 @@ CASES: Final[Mapping[str, Case]] = {
         (
             *TRAINED,
             *PREPARE,
-            ANSWER[0],
+            *ANSWER[:2],
             *AGAIN,
             *ANSWER,
             *JUDGE,
@@ -455,6 +483,29 @@ CASES: Final[Mapping[str, Case]] = {
         {
             "EvaluateCandidate": [Fails("States.TaskFailed", "InternalServerError"), transform()],
             "DiagnoseFailure": [RETRY],
+        },
+    ),
+    "evaluation is tried on the next instance": Case(
+        (
+            *TRAINED,
+            *PREPARE,
+            *ANSWER[:2],
+            *AGAIN,
+            *ANSWER,
+            *JUDGE,
+            *REGISTER,
+            *REPORT,
+            "RunSucceeded",
+        ),
+        "REGISTERED",
+        {
+            "EvaluateCandidate": [
+                Fails("States.TaskFailed", '{"FailureReason": "CapacityError"}'),
+                transform(),
+            ],
+            "DiagnoseFailure": [
+                payload(DIAGNOSIS, action="RETRY", fault="CAPACITY", wait_s=0, instance_type="ml.g6.xlarge")
+            ],
         },
     ),
     # --- registration fails --------------------------------------------------------------------------------------------

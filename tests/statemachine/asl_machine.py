@@ -25,6 +25,8 @@ _FUNCTIONS: Final = (
     "PrepareEvaluation",
     "ScorePredictions",
     "WriteReport",
+    "AcquireSlot",
+    "SettleRun",
 )
 VALUES: Final[Mapping[str, str]] = {
     "StackName": "dropforge",

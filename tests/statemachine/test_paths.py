@@ -17,6 +17,7 @@ from dropforge_core.contracts import (
     ReportInput,
     ScoreInput,
     SealInput,
+    SlotInput,
     StateInput,
 )
 from dropforge_core.events import RunEvent
@@ -80,6 +81,9 @@ def test_functions_get_what_their_contracts_ask() -> None:
         "PrepareEvaluation": PrepareEvaluationInput,
         "ScorePredictions": ScoreInput,
         "DiagnoseFailure": DiagnoseInput,
+        "AcquireTrainingSlot": SlotInput,
+        "AcquireEvaluationSlot": SlotInput,
+        "SettleRun": StateInput,
         "WriteReport": ReportInput,
     }
     seen = set()
@@ -148,6 +152,35 @@ def test_each_attempt_has_its_own_name_and_the_same_checkpoints() -> None:
     assert second["EnableManagedSpotTraining"] is False
     assert "MaxWaitTimeInSeconds" not in second["StoppingCondition"]
     assert first["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+
+
+def test_a_stage_goes_on_with_the_type_that_the_ladder_chose() -> None:
+    """The evaluation takes the next type, asks for a slot of it, and tells it where that fails too."""
+    story = play("evaluation is tried on the next instance")
+    asked = [
+        call.arguments["Payload"]["instance_type"]
+        for call in story.calls
+        if call.state == "AcquireEvaluationSlot"
+    ]
+    taken = [
+        call.arguments["TransformResources"]["InstanceType"]
+        for call in story.calls
+        if call.state == "EvaluateCandidate"
+    ]
+    assert asked == taken == ["ml.g5.xlarge", "ml.g6.xlarge"]
+    assert story.request("DiagnoseFailure")["Payload"]["instance_type"] == "ml.g5.xlarge"
+
+
+def test_a_slot_outlasts_its_job() -> None:
+    """Whoever holds a slot gives it back before it is taken away, or two jobs would be in one place."""
+    for call in play("registered").calls:
+        if call.state.startswith("Acquire"):
+            job = {"TRAIN": "TrainAdapter", "EVALUATE": "EvaluateCandidate"}[
+                call.arguments["Payload"]["stage"]
+            ]
+            limit = next(other.timeout_s for other in play("registered").calls if other.state == job)
+            assert limit is not None
+            assert call.arguments["Payload"]["hold_s"] > limit
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ SERVICES: Final = (
     "sagemaker",
     "secretsmanager",
     "sns",
+    "ssm",
     "stepfunctions",
 )
 PREFIX: Final = {"stepfunctions": "states"}
@@ -35,6 +36,8 @@ OF_S3: Final = {
     "DeleteObject": {"s3:DeleteObject"},
     "ListObjectsV2": {"s3:ListBucket"},
 }
+# Each item of a transaction is a write of its own (DynamoDB guide, "Using IAM with DynamoDB transactions").
+OF_TRANSACTIONS: Final = {"dynamodb:PutItem", "dynamodb:UpdateItem"}
 KMS_TOO: Final = {"sns:Publish": {"kms:GenerateDataKey", "kms:Decrypt"}}
 
 Key = tuple[str, str]
@@ -55,6 +58,8 @@ def api() -> Mapping[str, tuple[tuple[str, str], ...]]:
 def iam_actions(service: str, operation: str) -> set[str]:
     if service == "s3":
         return OF_S3[operation]
+    if operation == "TransactWriteItems":
+        return OF_TRANSACTIONS
     action = f"{PREFIX.get(service, service)}:{operation}"
     return {action, *KMS_TOO.get(action, set())}
 

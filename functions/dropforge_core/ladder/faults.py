@@ -128,7 +128,13 @@ RULES: Final[tuple[Rule, ...]] = (
     # Exceptions of our functions, by the name that Lambda hands on.
     Rule("BASE_MODEL", _named("BaseModelUnavailable", "BaseModelUnsuitable")),
     Rule("INTERNAL", _named("HubUnreachable")),
-    Rule("DATA", _named("ObjectVanished", "RecipeInvalid", "DatasetInvalid")),
+    # The files were replaced between their check and their copy, or are not what was checked.
+    Rule(
+        "DATA", _named("ObjectVanished", "RecipeInvalid", "DatasetInvalid", "DatasetChanged", "HoldoutBroken")
+    ),
+    # Parts of one dataset must be counted alike: the tokenizer was there for the first, and is not now.
+    Rule("BASE_MODEL", _named("TokenizerGone")),
+    Rule("THROTTLED", _named("Contended")),
     Rule(
         "CAPACITY",
         _said(

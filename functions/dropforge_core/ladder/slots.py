@@ -21,7 +21,8 @@ LOOK_AGAIN_S: Final = 1800
 FORGOTTEN_S: Final = 3 * LOOK_AGAIN_S
 """A waiting run that has not asked for so long is gone, and its ticket with it."""
 PROBE_S: Final = 600
-"""How long a pool's learned size is believed before one more is tried."""
+"""How long a pool's learned size is believed before one more is tried; twice as long after each that was refused."""
+LONGEST_PROBE_S: Final = 3600
 QUOTA_AGE_S: Final = 24 * 3600
 """A pool that refused everybody for this long, while no job of ours was in it, has no quota."""
 HELD_AT_MOST: Final = 3000
@@ -61,6 +62,8 @@ class Size(Frozen):
     """Then more are tried."""
     step: int = 1
     """How many more: doubles while nobody is refused."""
+    span_s: float = PROBE_S
+    """How long it is believed."""
     empty_since: float | None = None
     """Since when it refuses although no job of ours is in it; None where one was."""
 
@@ -121,7 +124,11 @@ def refuse(queue: Queue, run_id: str, now: float) -> Queue:
     known = queue.sizes.get(held.pool)
     others = in_pool(queue, held.pool)
     empty_since = None if others else (known.empty_since if known else None) or now
-    size = Size(limit=others, until=now + PROBE_S, empty_since=empty_since)
+    span = known.span_s if known else PROBE_S
+    if known and known.step > 1:
+        # It was the one more that was tried.
+        span = min(LONGEST_PROBE_S, 2 * span)
+    size = Size(limit=others, until=now + span, span_s=span, empty_since=empty_since)
     return queue.model_copy(update={"sizes": {**queue.sizes, held.pool: size}})
 
 
@@ -225,10 +232,12 @@ def _tried(sizes: Mapping[str, Size], pool: str, held: int, now: float) -> Mappi
     size = sizes.get(pool)
     if size is None or now < size.until or held < size.limit:
         return {}
+    span = size.span_s if size.step == 1 else PROBE_S
     grown = Size(
         limit=held + size.step,
-        until=now + PROBE_S,
+        until=now + span,
         step=2 * size.step,
+        span_s=span,
         empty_since=None if held else size.empty_since,
     )
     return {pool: grown}

@@ -4,14 +4,16 @@ Every rung is bounded, every attempt has a new name, and what an attempt may spe
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from dropforge_core.contracts import ComputeChoice, Fault
 from dropforge_core.identity import job_name
 from dropforge_core.ladder.cause import Evidence
+from dropforge_core.ladder.slots import QUOTA_AGE_S
 from dropforge_core.model import Frozen
-from dropforge_core.planning.catalogue import Catalogue
+from dropforge_core.planning.catalogue import Catalogue, Instance
+from dropforge_core.planning.duration import SPOT_SHARE
 from dropforge_core.planning.plan import affordable_seconds, wait_seconds
 
 TRIES: Final[Mapping[Fault, int]] = {
@@ -26,8 +28,10 @@ TRIES: Final[Mapping[Fault, int]] = {
 """How many failures of a kind one stage gets over; a fault that is not here stops at once."""
 MAX_ATTEMPTS: Final = 99
 """Of one stage, over all faults."""
-QUOTA_AGE_S: Final = 24 * 3600
-"""A run that has waited this long for its quota gives up."""
+QUOTA_TRIES: Final = 600
+"""Where slots bound the tries of a quota to one in a while, so that only a month of them is too many."""
+CACHE_TYPES: Final = ("ml.m5.xlarge", "ml.m5.2xlarge", "ml.r5.xlarge", "ml.c5.2xlarge")
+"""What a job that copies files may as well run on, where the first type has no capacity."""
 STOP_GRACE_S: Final = 150
 """SageMaker gives a stopped container 120 s; two jobs must never write one checkpoint prefix."""
 LEAST_RUNTIME_S: Final = 600
@@ -57,6 +61,22 @@ class Circumstances(Frozen):
     """Tokens of the longest row: a micro-batch can't be smaller."""
     artifact_left: bool = False
     """The failed training job left a model.tar.gz."""
+    is_in_turn: bool = False
+    """The job had a slot, so that the queue decides when the quota is asked again."""
+    is_quota_hopeless: bool = False
+    """For a day the quota has refused everybody, though no job of this stack used it."""
+    instance_type: str = ""
+    """Of the failed caching or evaluation job."""
+    allowed_types: tuple[str, ...] = ()
+    """Those that such a job may take, in order."""
+    evaluation_usd: float = 0.0
+    """What the evaluation may spend."""
+    evaluation_hours: float = 0.0
+    """Of the evaluation, at most."""
+    checkpoint_step: int = 0
+    """The last step that is saved whole; 0 where there is none."""
+    steps: int = 0
+    """Of the whole training; 0 where it is not known."""
 
 
 class NextStep(Frozen):
@@ -65,6 +85,8 @@ class NextStep(Frozen):
     action: Literal["RETRY", "USE_CHECKPOINT", "FAIL"]
     wait_s: int = 0
     compute: ComputeChoice | None = None
+    instance_type: str = ""
+    """What the next caching or evaluation job takes; empty where nothing is to change."""
     said: str
 
 
@@ -82,26 +104,58 @@ def next_step(evidence: Evidence, fault: Fault, now: Circumstances, catalogue: C
         return _end(barred)
     if stage == "TRAIN" and now.compute is not None:
         return _RUNGS[fault](_Rung(fault, evidence, now, now.compute, catalogue))
-    if fault == "OOM_GPU" or (fault == "QUOTA" and quota_is_too_small(evidence.text)):
-        return _end("This stage has no other instance type to go to.")
-    return NextStep(action="RETRY", wait_s=_wait(fault, now, failed), said="It is tried again.")
+    return _other_stage(evidence, fault, now, catalogue)
 
 
 def _bar(stage: str, fault: Fault, failed: int, now: Circumstances) -> str:
     """Why the ladder ends here, or nothing."""
-    total = sum(count for name, count in now.failures.items() if name.startswith(f"{stage}:"))
+    total = sum(
+        count
+        for name, count in now.failures.items()
+        if name.startswith(f"{stage}:") and not (now.is_in_turn and name.endswith(":QUOTA"))
+    )
+    tries = QUOTA_TRIES if now.is_in_turn and fault == "QUOTA" else TRIES.get(fault, 0)
     barred = ""
     if stage not in {"CACHE", "TRAIN", "EVALUATE"}:
         barred = "A state that starts no job is not tried again from here."
     elif fault not in TRIES:
         barred = "Trying again would not help."
-    elif failed >= TRIES[fault] or total >= MAX_ATTEMPTS:
-        barred = f"It was tried {total + 1} times."
-    elif fault == "QUOTA" and now.age_s >= QUOTA_AGE_S:
+    elif failed >= tries or total >= MAX_ATTEMPTS:
+        barred = f"It was tried {max(failed, total) + 1} times."
+    elif fault == "QUOTA" and (now.is_quota_hopeless or (now.age_s >= QUOTA_AGE_S and not now.is_in_turn)):
         barred = "The quota did not come free within a day."
     elif stage == "TRAIN" and now.compute is None:
         barred = "The attempt's compute is not known, so no further attempt can be named."
     return barred
+
+
+def _other_stage(evidence: Evidence, fault: Fault, now: Circumstances, catalogue: Catalogue) -> NextStep:
+    """A caching or evaluation job: the same again, or on another type."""
+    stage, failed = evidence.stage, now.failures.get(f"{evidence.stage}:{fault}", 0)
+    needs_other = fault == "OOM_GPU" or (fault == "QUOTA" and quota_is_too_small(evidence.text))
+    if needs_other or fault == "CAPACITY":
+        here = catalogue.find(now.instance_type)
+        least = here.gpu.memory_gib if here and fault == "OOM_GPU" else 0.0
+        for name in now.allowed_types[_place(now.instance_type, now.allowed_types) + 1 :]:
+            found = catalogue.find(name)
+            if stage == "EVALUATE" and not (
+                found and found.transform and found.gpu.memory_gib > least and _pays(found, now)
+            ):
+                continue
+            return NextStep(action="RETRY", instance_type=name, said=f"The next attempt takes {name}.")
+    if needs_other:
+        return _end("No other allowed instance type is left that suits and that the cap pays.")
+    return NextStep(action="RETRY", wait_s=_wait(fault, now, failed), said="It is tried again.")
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else -1
+
+
+def _pays(instance: Instance, now: Circumstances) -> bool:
+    """Whether the evaluation's share of the cap pays the longest that it was planned to take, there."""
+    price = instance.transform_usd_hour or instance.usd_hour
+    return price is not None and price * now.evaluation_hours <= now.evaluation_usd + 1e-9
 
 
 def quota_is_too_small(text: str) -> bool:
@@ -148,7 +202,30 @@ class _Rung(NamedTuple):
                 f"Of the cap ${self.left_usd:.2f} are left for training, too little for another attempt."
             )
         limits = {"max_runtime_s": runtime, "max_wait_s": wait_seconds(runtime, spot=changed.spot)}
-        return NextStep(action="RETRY", wait_s=wait_s, compute=changed.model_copy(update=limits), said=said)
+        return NextStep(
+            action="RETRY",
+            wait_s=wait_s,
+            compute=changed.model_copy(update=limits),
+            said=" ".join(filter(None, (said, self.resumption(), self.estimate(changed)))),
+        )
+
+    def resumption(self) -> str:
+        """From where training goes on; empty where nothing was saved."""
+        step, steps = self.now.checkpoint_step, self.now.steps
+        return f"It resumes from step {step}{f' of {steps}' if steps else ''}." if step else ""
+
+    def estimate(self, changed: ComputeChoice) -> str:
+        """What training is now expected to cost in all; empty where it was not planned for this type."""
+        found, hours = (
+            self.catalogue.find(changed.instance_type),
+            self.now.needed_hours.get(changed.instance_type),
+        )
+        if found is None or found.usd_hour is None or not hours:
+            return ""
+        left = 1 - min(1.0, self.now.checkpoint_step / self.now.steps) if self.now.steps else 1.0
+        share = SPOT_SHARE[1] if changed.spot else 1.0
+        usd = self.now.spent_usd + hours * left * found.usd_hour * share
+        return f"New estimate ${min(usd, max(self.now.training_usd, self.now.spent_usd)):.2f}."
 
     def other_type(self, why: str, suits: Callable[[str], bool] = lambda _: True) -> NextStep | None:
         """The next allowed type that suits and is affordable. Types passed over are not met again."""
@@ -216,6 +293,9 @@ def _memory(rung: _Rung) -> NextStep:
 def _wait(fault: Fault, now: Circumstances, failed: int) -> int:
     """Seconds: exponential and spread where a service is busy, steps of minutes where somebody must end first."""
     match fault:
+        case "QUOTA" if now.is_in_turn:
+            # The queue keeps it waiting, at its place.
+            return round(5 + 10 * now.jitter)
         case "QUOTA":
             return round(min(1800, 300 * 2.0 ** (failed // 4)) * (1 + now.jitter / 10))
         case "CAPACITY" | "SPOT_INTERRUPTED":

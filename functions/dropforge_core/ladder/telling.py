@@ -21,14 +21,23 @@ _WHERE: Final = {
 }
 
 
-def message(evidence: Evidence, fault: Fault, step: NextStep, *, run_id: str, log: Sequence[str]) -> str:
-    """Finished sentences; the log's last lines only where the run ends or its code failed."""
+_COUNTED: Final = ("", "", "for the second time", "for the third time")
+
+
+def message(  # noqa: PLR0913  # by name only
+    evidence: Evidence, fault: Fault, step: NextStep, *, run_id: str, log: Sequence[str], failed: int = 0
+) -> str:
+    """Finished sentences; the log's last lines only where the run ends or its code failed.
+
+    `failed` is how often the same happened in this stage before.
+    """
     about = FAULTS[fault]
     where = _WHERE.get(evidence.stage, f"The step {printable(evidence.state, 80)}")
     if step.action == "USE_CHECKPOINT":
         parts = [f"{where} was cut short by its time or dollar limit. {step.said}"]
     else:
-        parts = [f"{where} did not succeed: {about.what}. {step.said}"]
+        again = _COUNTED[failed + 1] if failed + 1 < len(_COUNTED) else f"for the {failed + 1}th time"
+        parts = [f"{where} did not succeed: {' '.join(filter(None, (about.what, again)))}. {step.said}"]
     said = printable(evidence.text.strip(), CAUSE_CHARS)
     if said:
         parts.append(f"Cause ({printable(evidence.error, 80)}): {said}")

@@ -1,0 +1,22 @@
+"""What a run gives back when it ends, however it ends."""
+
+from datetime import UTC, datetime
+
+from dropforge_core.aws import Bucket, Ledger, Purse, client
+from jobs import Jobs
+from money import cost_of_run, settle
+from pricing import catalogue
+from slot_desk import SlotDesk
+
+
+def close_accounts(run_id: str, *, table: str, bucket: str, at_most: int) -> float:
+    """Release the run's slot and settle its reservation. Returns what all its jobs have cost, in US dollars.
+
+    Raises:
+        Contended: when others wrote the same items at every try; it may be repeated.
+    """
+    now = datetime.now(UTC).timestamp()
+    SlotDesk(Ledger(table), client("stepfunctions"), at_most, now).release(run_id)
+    cost = cost_of_run(Jobs.connect(), run_id, catalogue(Bucket(bucket)))
+    settle(Purse(table), run_id=run_id, cost_usd=cost)
+    return cost

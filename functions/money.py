@@ -1,0 +1,92 @@
+"""The caps over runs: reserve before anything is spent, settle when all is done."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from dropforge_core.aws import Purse
+from dropforge_core.budget import Caps, accounts, refusal, reserving, settling
+from dropforge_core.planning.catalogue import Catalogue
+from jobs import KINDS, Jobs, Kind
+from patience import patiently
+
+
+def reserve(  # noqa: PLR0913  # each is another fact of the run
+    purse: Purse, *, run_id: str, model: str, limit_usd: float, caps: Caps, at: datetime, forced: bool = False
+) -> str:
+    """Take what the run may spend out of today's and this month's caps. Returns why not; empty where it is taken.
+
+    `forced`: a person has approved it, so that no cap refuses.
+
+    Raises:
+        Contended: when others wrote the same accounts at every try.
+    """
+    named = accounts(model, at, caps)
+
+    def attempt() -> str:
+        held = purse.held(run_id)
+        change = reserving(held, limit_usd, tuple(account.name for account in named))
+        if not change.delta_micro:
+            return ""
+        full = purse.exchange(run_id, held, change, () if forced else named)
+        return refusal(full, purse.taken(full.name), limit_usd) if full else ""
+
+    return patiently(attempt)
+
+
+def settle(purse: Purse, *, run_id: str, cost_usd: float) -> None:
+    """Put what the run has cost in all in the place of what it had reserved.
+
+    Raises:
+        Contended: when others wrote the same accounts at every try.
+    """
+
+    def attempt() -> None:
+        held = purse.held(run_id)
+        change = settling(held, cost_usd)
+        if held.accounts and change.after != held:
+            purse.exchange(run_id, held, change, ())
+
+    patiently(attempt)
+
+
+_WORD: Final = {"TrainingJob": "Training", "TransformJob": "Transform", "ProcessingJob": "Processing"}
+
+
+def cost_of_run(jobs: Jobs, run_id: str, catalogue: Catalogue) -> float:
+    """US dollars of all jobs of the run, failed attempts too: billed seconds at the on-demand price.
+
+    Billable seconds of training include spot's saving already. Transform and processing tell none, and are billed
+    from start to end. A type without a known price counts nothing.
+    """
+    return sum(_costs(jobs, run_id, catalogue))
+
+
+def _costs(jobs: Jobs, run_id: str, catalogue: Catalogue) -> Iterator[float]:
+    for kind in KINDS:
+        for name in jobs.of_run(kind, run_id):
+            told = jobs.describe(kind, name) or {}
+            cluster = told.get("ProcessingResources", {}).get("ClusterConfig")
+            resources = cluster or told.get("ResourceConfig") or told.get("TransformResources") or {}
+            instance_type = str(resources.get("InstanceType", ""))
+            price = _price(kind, instance_type, catalogue) or 0.0
+            yield _seconds(told, _WORD[kind]) / 3600 * price * int(resources.get("InstanceCount", 1))
+
+
+def _price(kind: Kind, instance_type: str, catalogue: Catalogue) -> float | None:
+    found = catalogue.find(instance_type)
+    match kind:
+        case "ProcessingJob":
+            return catalogue.processing_price(instance_type)
+        case "TransformJob":
+            return (found.transform_usd_hour or found.usd_hour) if found else None
+        case _:
+            return found.usd_hour if found else None
+
+
+def _seconds(told: Mapping[str, Any], word: str) -> float:
+    billable = told.get("BillableTimeInSeconds", told.get("TrainingTimeInSeconds"))
+    if billable is not None:
+        return float(billable)
+    began, ended = told.get(f"{word}StartTime"), told.get(f"{word}EndTime")
+    return max(0.0, float((ended - began).total_seconds())) if began and ended else 0.0
