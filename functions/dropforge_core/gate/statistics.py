@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 _NORMAL = NormalDist()
+ROWS_AT_MOST: Final = 1e12
+"""More held-out rows than this nobody has."""
 
 
 class Bounds(NamedTuple):
@@ -150,10 +152,15 @@ def tango(gains: int, losses: int, n: int, alpha: float) -> Bounds:
 
 
 def sample_size(deviation: float, effect: float, alpha: float, power: float) -> float:
-    """Rows at which an effect is shown with the given power: (z_alpha + z_beta)^2 deviation^2 / effect^2."""
+    """Rows at which an effect is shown with the given power: (z_alpha + z_beta)^2 deviation^2 / effect^2.
+
+    Infinite for no effect, and where it is beyond `ROWS_AT_MOST`.
+    """
     if effect <= 0:
         return math.inf
-    return (z_quantile(alpha) + z_quantile(1 - power)) ** 2 * deviation**2 / effect**2
+    ratio = (z_quantile(alpha) + z_quantile(1 - power)) * (deviation / effect)
+    rows = ratio * ratio
+    return rows if rows <= ROWS_AT_MOST else math.inf
 
 
 def holm(p_values: Sequence[float], alpha: float) -> tuple[bool, ...]:

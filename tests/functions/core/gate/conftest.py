@@ -49,7 +49,7 @@ class Evaluated:
     def joined(self):
         return join(self.prompts, self.predictions, self.variants)
 
-    def judged(self, gate=None, evaluation=None, **setup):
+    def judged(self, gate=None, evaluation=None, use=1, **setup):
         """The judgement under a policy; `setup` overrides fields of EvaluationSetup."""
         # The gate's policy is laid in unchecked: the recipe of an older version may hold what today's refuses.
         checked = Recipe(base_model=BaseModelRef(repo="org/base"), evaluation=evaluation or Evaluation())
@@ -68,7 +68,7 @@ class Evaluated:
                 **setup,
             }
         )
-        subject = Subject(RUN, "m", "sha256:" + "d" * 64, "org/base", about)
+        subject = Subject(RUN, "m", "sha256:" + "d" * 64, "org/base", about, use)
         return judge(self.joined(), recipe, subject, Slicing(recipe.evaluation.slices, self.meta))
 
 
