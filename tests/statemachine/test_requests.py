@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from asl_machine import deployed, states
 from request_constraints import faults
 
 from dropforge.local.asl import wire
+from dropforge.local.asl.expression import Evaluator
+from dropforge_core.contracts import InstanceOption, Residency
 from dropforge_core.identity import MODEL_NAME, job_name
 
 LONGEST_MODEL: Final = "m23456789-" * 3 + "a123456789"
@@ -133,7 +136,7 @@ def test_training_has_no_network_and_nothing_secret() -> None:
     request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
     assert request["EnableNetworkIsolation"] is True
     assert "Environment" not in request
-    assert set(request["HyperParameters"]) == {"run_id", "attempt", "micro_batch_tokens"}
+    assert set(request["HyperParameters"]) == {"run_id", "attempt", "micro_batch_tokens", "residency"}
     assert all(isinstance(value, str) and len(value) <= 256 for value in request["HyperParameters"].values())
     assert len(json.dumps(request)) < RESULT_LIMIT / 20
 
@@ -158,6 +161,53 @@ def test_metrics_are_read_from_the_trainers_own_line() -> None:
         "tokens_per_s": [181.0],
         "memory_gib": [2.1],
     }
+
+
+def test_the_base_model_is_mounted_and_not_copied() -> None:
+    """Beside the original lies its quantised copy, and the trainer reads one of them."""
+    request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
+    modes = {channel["ChannelName"]: channel["InputMode"] for channel in request["InputDataConfig"]}
+    assert modes["base"] == "FastFile"
+    assert all(
+        channel["DataSource"]["S3DataSource"]["S3Uri"].endswith("/") for channel in request["InputDataConfig"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("planned", "failures", "expected"),
+    [
+        ("bf16", {}, "bf16"),
+        ("bf16", {"TRAIN:OOM_GPU": 1}, "4bit"),
+        ("bf16", {"TRAIN:CAPACITY": 1}, "bf16"),
+        ("auto", {"TRAIN:OOM_GPU": 1}, "auto"),
+        (None, {}, "auto"),
+    ],
+)
+def test_the_residency_is_the_plan_s_for_the_attempt_s_type(
+    planned: Residency | None, failures: Mapping[str, int], expected: Residency
+) -> None:
+    """Each type has its own; where memory ran out, an unpacked base is packed; without a plan the job decides."""
+    chosen = PLAN.compute.instance_type
+    other = InstanceOption(
+        instance_type="ml.other.xlarge",
+        gpu="x",
+        gpu_memory_gib=1,
+        predicted_memory_gib=1,
+        residency="4bit",
+        fits=False,
+        price_usd_hour=None,
+        hours=None,
+        cost_usd=None,
+    )
+    mine = other.model_copy(update={"instance_type": chosen, "residency": planned})
+    template = states()["TrainAdapter"]["Arguments"]["HyperParameters"]["residency"]
+    options = [option.model_dump(mode="json") for option in ((other, mine) if planned else (other,))]
+    variables = {
+        "plan": {"options": options},
+        "compute": {"instance_type": chosen},
+        "attempts_of_class": failures,
+    }
+    assert Evaluator().fill(template, {}, variables) == expected
 
 
 def test_volumes_with_local_disks_get_no_key() -> None:

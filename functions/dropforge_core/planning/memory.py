@@ -24,6 +24,8 @@ MARGIN: Final = 0.85
 """A type is taken only where the estimate is at most this share of its nominal memory."""
 LOGIT_ROWS: Final = 1024
 """Positions whose logits exist at a time when only the likelihood is wanted."""
+LARGE_PASS: Final = 4096
+"""Tokens of a micro-batch that keep a GPU's matrix units busy; larger ones are hardly faster."""
 EVALUATION_BATCH: Final = 16
 """Prompts that are answered together, as the evaluation's time is planned."""
 
@@ -132,20 +134,21 @@ def largest_micro_batch(
 
 
 class Layout(NamedTuple):
-    """How a type's memory is used: the base's residency, recomputation, and tokens of a micro-batch, None where
-    not even the shortest fits."""
+    """How a type's memory is used."""
 
     residency: Residency
     checkpointing: bool
     micro_batch_tokens: int | None
+    """None where not even the shortest fits."""
 
 
 def fastest_layout(shape: ModelShape, recipe: Recipe, *, memory_gib: float, gpus: int) -> Layout:
     """The fastest way in which the model fits.
 
     Recomputation costs a third more time, so it is taken only where memory asks for it. A base that is unpacked
-    once spares its dequantisation in every pass, but not at the price of smaller passes: it is recommended where
-    the micro-batch stays the one of 4 bits. Where the base is not quantised, or several GPUs share it, the job decides.
+    once spares its dequantisation in every pass, but not at the price of small passes: it is recommended where
+    the micro-batch stays as it was, or at least LARGE_PASS. Where the base is not quantised, or several GPUs share
+    it, the job decides.
     """
 
     def fit(residency: Residency, *, checkpointing: bool) -> int | None:
@@ -158,8 +161,9 @@ def fastest_layout(shape: ModelShape, recipe: Recipe, *, memory_gib: float, gpus
     whole = fit(packed, checkpointing=False)
     if whole is None:
         return Layout(packed, checkpointing=True, micro_batch_tokens=fit(packed, checkpointing=True))
-    if decided and fit("bf16", checkpointing=False) == whole:
-        return Layout("bf16", checkpointing=False, micro_batch_tokens=whole)
+    unpacked = fit("bf16", checkpointing=False) if decided else None
+    if unpacked is not None and unpacked >= min(whole, LARGE_PASS):
+        return Layout("bf16", checkpointing=False, micro_batch_tokens=unpacked)
     return Layout(packed, checkpointing=False, micro_batch_tokens=whole)
 
 
