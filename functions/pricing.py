@@ -1,16 +1,13 @@
 """The prices that the stack goes by: those that were fetched for its region, else those that ship."""
 
 from datetime import UTC, datetime
-from typing import Final
 
 from pydantic import ValidationError
 
 from dropforge_core.aws import Bucket, ObjectVanished
+from dropforge_core.layout import PRICES
 from dropforge_core.planning.catalogue import Catalogue, load_catalogue
 from runtime import logger
-
-PRICES: Final = "prices/instances.json"
-"""Key in the run bucket where `dropforge prices refresh` leaves the region's table."""
 
 
 def catalogue(runs: Bucket) -> Catalogue:

@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 local_app = typer.Typer(help="The local AWS: try, develop and test without an account.", no_args_is_help=True)
 app.add_typer(local_app, name="local")
+prices_app = typer.Typer(help="What AWS asks for each instance type.", no_args_is_help=True)
+app.add_typer(prices_app, name="prices")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 StackName = Annotated[
@@ -179,7 +181,7 @@ def _found(paths: list[Path], recipe: Path | None, name: str | None, terminal: T
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913  # one parameter an option
     paths: DataPaths,
     *,
     recipe: RecipePath = None,
@@ -190,16 +192,29 @@ def plan(
         ),
     ] = None,
     name: StdinName = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option("--prices", help="Prices that `prices refresh --out` wrote; those that ship otherwise."),
+    ] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Show the arithmetic: every number and where it came from.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tell what training would need and cost: memory, instance, hours, dollars."""
     from dropforge.cli import check, files
+    from dropforge.cli import prices as pricing
+    from dropforge_core.planning.catalogue import load_catalogue
 
     terminal = Terminal(as_json=as_json)
+    table = pricing.read(prices) if prices else load_catalogue()
     dataset = _found(paths, recipe, name, terminal)
     with files.spooled(dataset) as found, _bar(terminal, found.size, "reading") as bar:
-        made = check.forecast(found, base_config, bar, terminal.note)
-    terminal.result(made, check.plan_view(made))
+        told = check.forecast(
+            found, base_config, table.believed(datetime.now(UTC).date()), bar, terminal.note
+        )
+    made = told.plan
+    terminal.result(told.document(why=why), check.plan_view(told, why=why))
     raise typer.Exit(OK if made.fits and made.within_budget else INVALID)
 
 
@@ -399,6 +414,31 @@ def deny(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> No
 
     found = Stack.find(stack)
     _acted(act.decide(found, found.resolve(run), "deny"), as_json=as_json)
+
+
+@prices_app.command("refresh")
+def prices_refresh(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A file, for `plan --prices`; the stack's run bucket otherwise."),
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Whose prices; the environment's region otherwise.")
+    ] = None,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Ask AWS's Price List what each instance type costs in a region, and plan by that from now on."""
+    from dropforge.cli import prices
+
+    today = datetime.now(UTC).date()
+    fetched = prices.fetch(prices.price_list(), prices.region_of(region), today)
+    if out is not None:
+        out.write_text(fetched.model_dump_json(indent=1), encoding="utf-8")
+    else:
+        prices.keep(Stack.find(stack), fetched)
+    changed = prices.compare(fetched, today)
+    Terminal(as_json=as_json).result(changed, prices.view(changed))
 
 
 def _acted(answer: Any, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -26,6 +26,8 @@ from dropforge_core.dataset.validation import examine
 from dropforge_core.messages.card import dollars, duration, size
 from dropforge_core.model import Frozen
 from dropforge_core.planning import BaseModelUnsuitable, headline, plan
+from dropforge_core.planning.arithmetic import Line, arithmetic
+from dropforge_core.planning.catalogue import Catalogue
 from dropforge_core.recipe import Recipe
 
 STACK_DEFAULT: Final = f"base_model: {base.STACK_DEFAULT}\n"
@@ -153,12 +155,27 @@ def _metered(open_: Callable[[int], Iterable[bytes]], meter: Meter, start: int) 
         yield chunk
 
 
-def forecast(found: DataFiles, base_config: Path | None, bar: Bar, note: Callable[[str], None]) -> Plan:
+class Planned(Frozen):
+    """A plan, and the arithmetic behind it."""
+
+    plan: Plan
+    why: tuple[Line, ...]
+
+    def document(self, *, why: bool) -> dict[str, Any]:
+        """The plan as `plan.json` has it; with the lines of its arithmetic under `why` where they are wanted."""
+        made: dict[str, Any] = self.plan.model_dump(mode="json")
+        return {**made, "why": [line.model_dump() for line in self.why]} if why else made
+
+
+def forecast(
+    found: DataFiles, base_config: Path | None, table: Catalogue, bar: Bar, note: Callable[[str], None]
+) -> Planned:
     """The plan of a run that is not started.
 
     Args:
         found: the dataset's files, standard input not among them.
         base_config: the base model's config.json, or the folder that holds it; None looks where the recipe says.
+        table: GPUs and prices.
         bar: told bytes as they are read.
         note: told what a person should know of the choices made.
 
@@ -173,11 +190,19 @@ def forecast(found: DataFiles, base_config: Path | None, bar: Bar, note: Callabl
         )
     source, shape = base.find(checked.recipe.base_model, base_config, note)
     try:
-        return plan(
-            recipe=checked.recipe, dataset=facts, shape=shape, base=source, run_id=LOCAL_RUN, model="plan"
+        made = plan(
+            recipe=checked.recipe,
+            dataset=facts,
+            shape=shape,
+            base=source,
+            run_id=LOCAL_RUN,
+            model="plan",
+            catalogue=table,
         )
     except BaseModelUnsuitable as error:
         raise CommandFailed(str(error), 1) from error
+    lines = arithmetic(made, recipe=checked.recipe, dataset=facts, shape=shape, catalogue=table)
+    return Planned(plan=made, why=lines)
 
 
 def report_view(checked: Checked) -> RenderableType:
@@ -203,8 +228,9 @@ def report_view(checked: Checked) -> RenderableType:
     return Group(*parts)
 
 
-def plan_view(made: Plan) -> RenderableType:
-    """The plan for a terminal: one sentence, then every instance type that was weighed."""
+def plan_view(told: Planned, *, why: bool = False) -> RenderableType:
+    """The plan for a terminal: one sentence, every instance type that was weighed, and the arithmetic if asked."""
+    made = told.plan
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("instance", "GPU", "memory", "price/h", "time", "cost"):
         table.add_column(heading, justify="left" if heading in ("instance", "GPU") else "right")
@@ -222,4 +248,17 @@ def plan_view(made: Plan) -> RenderableType:
             dollars(option.cost_usd.expected) if option.cost_usd else "-",
         )
     notes = [said(note, "dim") for note in made.notes]
-    return Group(said(headline(made)), said(made.reason, "dim"), Text(), table, Text(), *notes)
+    parts: list[RenderableType] = [said(headline(made)), said(made.reason, "dim"), Text(), table]
+    if why:
+        parts += [Text(), _why_view(told.why)]
+    return Group(*parts, Text(), *notes)
+
+
+def _why_view(lines: Iterable[Line]) -> RenderableType:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for line in lines:
+        made_of = f"= {line.made_of}\n" if line.made_of else ""
+        table.add_row(
+            Text(line.name, style="bold"), said(line.value), said(f"{made_of}[{line.source}]", "dim")
+        )
+    return table

@@ -1,33 +1,30 @@
 """`doctor`: what can be checked of a stack before its first run, and what can't, said openly."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dropforge.cli import checkup
+from dropforge.cli.base import HUB, STACK_DEFAULT
+from dropforge.cli.checkup import Check
 from dropforge.cli.console import said
+from dropforge.cli.functions import Hub
 from dropforge.cli.stack import Stack
 from dropforge_core import aws
+from dropforge_core.dataset.recipe_problems import read_recipe
 from dropforge_core.model import Frozen
+from dropforge_core.recipe import Compute, Recipe
 
 NOT_CHECKED: Final = (
-    "whether a base model on the hub is gated for your token",
-    "whether the roles' permissions suffice under your organisation's policies",
+    "whether the roles' permissions suffice under your organisation's policies, beyond passing roles",
     "whether AWS has GPUs free right now",
 )
-GPU_QUOTAS: Final = ("for training job usage", "for spot training job usage")
-
-
-class Check(Frozen):
-    """One thing that was looked at."""
-
-    name: str
-    state: Literal["ok", "bad", "unknown"]
-    found: str
-    mend: str = ""
+JOB_ROLES: Final = {"TrainingRole": "training", "EvaluationRole": "evaluation", "CacheRole": "caching"}
+"""Logical id in template.yaml to what the role is for."""
 
 
 class Diagnosis(Frozen):
@@ -38,23 +35,167 @@ class Diagnosis(Frozen):
     not_checked: tuple[str, ...] = NOT_CHECKED
 
 
+class Deployed(Frozen):
+    """What a stack was deployed with."""
+
+    region: str
+    parameters: Mapping[str, str] = {}
+    resources: Mapping[str, str] = {}
+    """Logical to physical id."""
+
+    @classmethod
+    def read(cls, stack: Stack) -> "Deployed":
+        """From CloudFormation."""
+        client = aws.client("cloudformation")
+        told = client.describe_stacks(StackName=stack.name)["Stacks"][0].get("Parameters", [])
+        pages = client.get_paginator("list_stack_resources").paginate(StackName=stack.name)
+        return cls(
+            region=client.meta.region_name,
+            parameters={p["ParameterKey"]: p.get("ParameterValue", "") for p in told},
+            resources={
+                r["LogicalResourceId"]: r["PhysicalResourceId"]
+                for page in pages
+                for r in page["StackResourceSummaries"]
+                if r.get("PhysicalResourceId")
+            },
+        )
+
+    def recipe(self) -> Recipe | None:
+        """The stack's default recipe, whose base model may be `STACK_DEFAULT`; None where it has faults."""
+        return read_recipe(self.parameters.get("DefaultRecipe"), f"base_model: {STACK_DEFAULT}\n")[0]
+
+
 def examine_stack(stack: Stack) -> Diagnosis:
     """Run every check; one that AWS refuses to answer is `unknown` with the reason."""
-    checks = tuple(
-        outcome
-        for name, look in (
-            ("dataset bucket", _bucket),
-            ("bucket events", _events),
-            ("versioning", _versioning),
-            ("state machine", _machine),
-            ("run table", _table),
-            ("people to tell", _subscriptions),
-            ("training image", _image),
-            ("GPU quota", _quota),
+    checks: list[Check] = []
+    for name, look in (
+        ("dataset bucket", _bucket),
+        ("bucket events", _events),
+        ("versioning", _versioning),
+        ("state machine", _machine),
+        ("run table", _table),
+        ("people to tell", _subscriptions),
+    ):
+        checks += _tried(name, look, stack)
+    try:
+        deployed = Deployed.read(stack)
+    except (ClientError, BotoCoreError) as error:
+        checks.append(Check(name="stack", state="unknown", found=f"AWS did not answer: {error}"))
+    else:
+        for name, deep in _deep_checks(deployed).items():
+            checks += _tried(name, deep, stack)
+    return Diagnosis(healthy=all(check.state != "bad" for check in checks), checks=tuple(checks))
+
+
+def _deep_checks(deployed: Deployed) -> dict[str, Callable[[str, Stack], Iterator[Check]]]:
+    """The checks that follow from what the stack was deployed with."""
+    roles = {
+        JOB_ROLES[logical]: deployed.resources[logical]
+        for logical in JOB_ROLES
+        if logical in deployed.resources
+    }
+    return {
+        "key": lambda name, _: _with(
+            "DataKey", deployed, lambda key: checkup.key(aws.client("kms"), key, name), name
+        ),
+        "secrets": lambda name, _: checkup.secrets(aws.client("secretsmanager"), _secrets(deployed), name),
+        "roles": lambda name, _: checkup.job_roles(aws.client("iam"), roles, name),
+        "PassRole": lambda name, stack: _pass_role(name, stack, deployed, roles.values()),
+        "training image": lambda name, stack: _image(name, stack, deployed),
+        "quota": lambda name, stack: _quota(name, stack, deployed),
+        "base model": lambda name, stack: _base_model(name, stack, deployed),
+    }
+
+
+def _with(
+    logical: str, deployed: Deployed, look: Callable[[str], Iterator[Check]], name: str
+) -> Iterator[Check]:
+    physical = deployed.resources.get(logical)
+    if physical:
+        yield from look(physical)
+    else:
+        yield Check(
+            name=name,
+            state="unknown",
+            found=f"the stack has no resource {logical}",
+            mend="deploy the template.yaml of this version",
         )
-        for outcome in _tried(name, look, stack)
+
+
+def _secrets(deployed: Deployed) -> dict[str, str]:
+    given = {
+        "the hub's token": deployed.parameters.get("HubTokenSecretArn", ""),
+        "Slack's webhook": deployed.parameters.get("SlackSecretArn", ""),
+    }
+    return {purpose: arn for purpose, arn in given.items() if arn}
+
+
+def _pass_role(name: str, stack: Stack, deployed: Deployed, roles: Iterable[str]) -> Iterator[Check]:
+    if stack.is_local:
+        yield Check(name=name, state="unknown", found="the local AWS does not simulate policies")
+        return
+    client = aws.client("iam")
+    arns = [client.get_role(RoleName=role)["Role"]["Arn"] for role in roles]
+    yield from _with(
+        "FineTuneRole",
+        deployed,
+        lambda role: checkup.pass_role(client, client.get_role(RoleName=role)["Role"]["Arn"], arns, name),
+        name,
     )
-    return Diagnosis(healthy=all(check.state != "bad" for check in checks), checks=checks)
+
+
+def _image(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:
+    if stack.is_local:
+        yield Check(name=name, state="ok", found="the local AWS runs the image's code from this checkout")
+        return
+    yield from checkup.image(aws.client("ecr"), stack.resources.image_uri, deployed.region, name)
+
+
+def _quota(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:
+    if stack.is_local:
+        yield Check(name=name, state="unknown", found="the local AWS has no quotas")
+        return
+    recipe = deployed.recipe()
+    compute = recipe.compute if recipe else Compute()
+    wanted: dict[str, Iterable[str]] = {
+        ("spot training" if compute.spot else "training"): compute.instance_types,
+        "transform": compute.evaluation_instance_types,
+    }
+    if compute.spot:
+        # Where spot has none left, the ladder goes on demand.
+        wanted["training"] = compute.instance_types
+    if cache_type := deployed.parameters.get("CacheInstanceType"):
+        wanted["processing"] = (cache_type,)
+    yield from checkup.quotas(aws.client("service-quotas"), wanted, deployed.region, name)
+
+
+def _base_model(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:
+    recipe = deployed.recipe()
+    if recipe is None:
+        yield Check(
+            name=name,
+            state="bad",
+            found="the stack's parameter DefaultRecipe has faults",
+            mend="`dropforge validate --recipe` on a file with its text lists them",
+        )
+        return
+    if recipe.base_model.repo == STACK_DEFAULT:
+        yield Check(
+            name=name,
+            state="unknown",
+            found="the stack's default recipe names no base model; each dataset's own recipe does",
+        )
+        return
+    if stack.is_local:
+        yield Check(name=name, state="unknown", found="the local AWS fetches nothing from a hub")
+        return
+    secret = deployed.parameters.get("HubTokenSecretArn", "")
+    token = (
+        str(aws.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]).strip()
+        if secret
+        else ""
+    )
+    yield from checkup.base_model(Hub(HUB, token, tries=2), recipe.base_model, name)
 
 
 def _tried(name: str, look: Callable[[str, Stack], Iterator[Check]], stack: Stack) -> Iterator[Check]:
@@ -144,55 +285,14 @@ def _subscriptions(name: str, stack: Stack) -> Iterator[Check]:
         yield Check(name=name, state="ok", found=f"{len(found)} subscribed")
 
 
-def _image(name: str, stack: Stack) -> Iterator[Check]:
-    image = stack.resources.image_uri
-    if not image:
-        yield Check(
-            name=name,
-            state="bad",
-            found="the stack has no training image",
-            mend="build one with `make image`, push it, and deploy with its address",
-        )
-        return
-    pinned = "@sha256:" in image
-    yield Check(
-        name=name,
-        state="ok" if pinned or stack.is_local else "unknown",
-        found=f"{image}{'' if pinned else ' (a tag, which may come to mean another image)'}",
-        mend="" if pinned or stack.is_local else "deploy with the digest that `make image` recorded",
-    )
-
-
-def _quota(name: str, stack: Stack) -> Iterator[Check]:
-    if stack.is_local:
-        yield Check(name=name, state="unknown", found="the local AWS has no quotas")
-        return
-    pages = (
-        aws.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
-    )
-    usable = sorted(
-        quota["QuotaName"].removesuffix(suffix).strip()
-        for page in pages
-        for quota in page["Quotas"]
-        for suffix in GPU_QUOTAS
-        if quota["QuotaName"].endswith(suffix)
-        and quota["QuotaName"].startswith(("ml.g", "ml.p"))
-        and quota["Value"] >= 1
-    )
-    types = sorted(set(usable))
-    yield Check(
-        name=name,
-        state="ok" if types else "bad",
-        found=f"training is allowed on {', '.join(types)}"
-        if types
-        else "no GPU instance may be used for training",
-        mend="" if types else "ask for 'ml.g6.xlarge for training job usage' in Service Quotas",
-    )
-
-
 def view(found: Diagnosis) -> RenderableType:
     """The checks for a terminal."""
-    marks = {"ok": ("✓", "green"), "bad": ("✗", "red"), "unknown": ("?", "yellow")}
+    marks = {
+        "ok": ("✓", "green"),
+        "warning": ("!", "yellow"),
+        "bad": ("✗", "red"),
+        "unknown": ("?", "yellow"),
+    }
     table = Table.grid(padding=(0, 1))
     for check in found.checks:
         mark, style = marks[check.state]

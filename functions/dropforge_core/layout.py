@@ -5,6 +5,10 @@ from typing import Final
 from dropforge_core.model import Frozen
 
 BASE_MODELS: Final = "base-models/"
+PRICES: Final = "prices/instances.json"
+"""Where `dropforge prices refresh` leaves the region's table: a `planning.Catalogue`."""
+PREDICTION_CACHE: Final = "prediction-cache/"
+"""Prefix of predictions that later runs may use again; they expire."""
 VALIDATION_WORK: Final = "validation-work/"
 """Prefix of what the functions hand to one another while they check a large dataset. It expires: the bucket's
 lifecycle rules choose by prefix, so it can't lie under `runs/<run_id>/`."""
@@ -79,6 +83,11 @@ class RunLayout(Frozen):
     def predictions(self) -> str:
         """Prefix of the batch transform's output, one `Prediction` a line, `<shard>.out`."""
         return self.key("evaluation/output/")
+
+    @property
+    def reused(self) -> str:
+        """Prefix of what was kept from earlier runs: questions `<shard>` and predictions `<series>-kept.jsonl.out`."""
+        return self.key("evaluation/reused/")
 
     @property
     def evaluation_setup(self) -> str:

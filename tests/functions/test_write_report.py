@@ -22,7 +22,7 @@ from dropforge_core.contracts import (
     Plan,
     ReportWritten,
 )
-from dropforge_core.layout import RunLayout
+from dropforge_core.layout import PRICES, RunLayout
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Measurement, read_speeds
 from dropforge_core.planning.catalogue import ProcessingRow, load_catalogue
 from dropforge_core.report.documents import summary_keys, training_summary
@@ -259,7 +259,7 @@ def test_a_note_that_cannot_be_read_costs_no_page(s3):
 def test_prices_that_were_fetched_are_gone_by(s3):
     """A table in the run bucket replaces the one that ships; one that can't be read is passed over."""
     fetched = KNOWN.model_copy(update={"region": "eu-west-1"})
-    s3.put_object(Bucket="runs", Key=pricing.PRICES, Body=fetched.model_dump_json())
+    s3.put_object(Bucket="runs", Key=PRICES, Body=fetched.model_dump_json())
     assert pricing.catalogue(Bucket("runs")).region == "eu-west-1"
-    s3.put_object(Bucket="runs", Key=pricing.PRICES, Body=b"{}")
+    s3.put_object(Bucket="runs", Key=PRICES, Body=b"{}")
     assert pricing.catalogue(Bucket("runs")).region == "us-east-1"

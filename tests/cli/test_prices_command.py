@@ -1,0 +1,89 @@
+"""`prices refresh` and the plans that go by it."""
+
+import json
+from datetime import date
+
+import boto3
+import pytest
+from aws_answers import answering
+
+from dropforge.cli import prices
+from dropforge.cli.console import CommandFailed
+from dropforge.cli.stack import Stack
+from dropforge_core.layout import PRICES
+from dropforge_core.planning.catalogue import Catalogue
+
+TODAY = date(2026, 11, 21)
+OFFER = {
+    "product": {
+        "attributes": {"instanceName": "ml.g6.xlarge", "component": "Training", "regionCode": "eu-west-1"}
+    },
+    "terms": {
+        "OnDemand": {"a": {"priceDimensions": {"b": {"unit": "Hrs", "pricePerUnit": {"USD": "1.25"}}}}}
+    },
+    "publicationDate": "2026-11-01T00:00:00Z",
+}
+
+
+def test_every_page_is_read_and_kept_where_the_stack_looks(world):
+    """The answer's pages are followed, the request is botocore's, and the run bucket has the table."""
+    asked = []
+
+    def reply(operation, arguments):
+        asked.append(arguments)
+        last = "NextToken" in arguments
+        return {"PriceList": [json.dumps(OFFER)] if last else [], **({} if last else {"NextToken": "more"})}
+
+    with answering("pricing", reply) as client:
+        fetched = prices.fetch(client, "eu-west-1", TODAY)
+    assert [part.get("NextToken") for part in asked] == [None, "more"]
+    assert asked[0]["Filters"][0]["Value"] == "eu-west-1"
+    prices.keep(Stack.find("dropforge"), fetched)
+    kept = boto3.client("s3").get_object(Bucket="runs", Key=PRICES)["Body"].read()
+    assert Catalogue.model_validate_json(kept).find("ml.g6.xlarge").usd_hour == 1.25
+    changed = prices.compare(fetched, TODAY)
+    assert [c.usd_hour for c in changed.instances if c.instance_type == "ml.g6.xlarge"] == [1.25]
+
+
+def test_an_empty_list_changes_nothing(world):
+    """What can't be believed is refused with a sentence."""
+    with (
+        answering("pricing", lambda _operation, _arguments: {"PriceList": []}) as client,
+        pytest.raises(CommandFailed, match="no training price"),
+    ):
+        prices.fetch(client, "eu-west-1", TODAY)
+
+
+def test_a_plan_shows_its_arithmetic_by_the_prices_it_was_given(dropforge, rows, tmp_path):
+    """`plan --why` has a line for every number, each with its source, and they are the plan's own numbers."""
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "model_type": "llama",
+                "hidden_size": 512,
+                "intermediate_size": 1024,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 8,
+                "vocab_size": 4096,
+            }
+        )
+    )
+    with answering("pricing", lambda _operation, _arguments: {"PriceList": [json.dumps(OFFER)]}) as client:
+        table = prices.fetch(client, "eu-west-1", TODAY)
+    file = tmp_path / "prices.json"
+    file.write_text(table.model_dump_json())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("compute: {evaluation_instance_types: [ml.g6.xlarge]}\n")
+    options = ("--base-config", config, "--recipe", recipe, "--prices", file)
+    said = dropforge("plan", rows, *options, "--why", "--json")
+    assert said.code == 0, said.err
+    why = {line["name"]: line for line in said.document["why"]}
+    assert all(line["source"] and line["value"] for line in why.values())
+    assert why["price"]["value"] == "$1.25 an hour"
+    assert "eu-west-1" in why["price"]["source"]
+    assert f"{said.document['cost_usd']['expected']:.2f}" in why["cost of the run"]["value"]
+    assert f"{said.document['steps']:,}" == why["optimiser steps"]["value"]
+    assert "why" not in dropforge("plan", rows, *options, "--json").document
+    assert "cost of the run" in dropforge("plan", rows, *options, "--why").out
+    assert dropforge("plan", rows, "--base-config", config, "--prices", config).code == 2
