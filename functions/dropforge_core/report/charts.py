@@ -1,7 +1,7 @@
 """Inline SVG that stretches with the page: lines in their own coordinates, dots and labels in percent."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from dropforge_core.report.figures import number, ticks
@@ -123,20 +123,57 @@ def interval_chart(marks: Sequence[Mark], low: float, high: float, told: str) ->
     )
 
 
-def difference_chart(
-    value: float, lower: float | None, upper: float | None, margin: float, told: str
-) -> Markup:
-    """A difference with its bounds, the margin that it must clear, and zero."""
-    finite = [value, margin, 0.0, *(bound for bound in (lower, upper) if bound is not None)]
+class Measured(NamedTuple):
+    """A number with its bounds, and the threshold that it must clear."""
+
+    value: float
+    lower: float | None
+    upper: float | None
+    threshold: float
+    at_most: bool = False
+    """Whether the number must stay below the threshold instead of above it."""
+
+
+def span_of(found: Iterable[Measured], also: Iterable[float] = (0.0,)) -> tuple[float, float]:
+    """From the lowest to the highest number that is drawn, with room at both ends."""
+    finite = [
+        number
+        for one in found
+        for number in (one.value, one.threshold, one.lower, one.upper)
+        if number is not None
+    ]
+    finite += also
     reach = (max(finite) - min(finite)) or 1.0
-    low, high = min(finite) - 0.1 * reach, max(finite) + 0.1 * reach
+    return min(finite) - 0.1 * reach, max(finite) + 0.1 * reach
+
+
+def difference_chart(found: Measured, told: str, span: tuple[float, float] | None = None) -> Markup:
+    """A number with its bounds, the threshold that it must clear, the side where it must not be, and zero.
+
+    Args:
+        found: what is drawn.
+        told: the same in words.
+        span: the scale, where several charts share one.
+    """
+    value, lower, upper, margin, at_most = found
+    low, high = span or span_of([found])
     scale = Scale(low, high)
+    forbidden = (scale(margin), 100.0) if at_most else (0.0, scale(margin))
     left, right = scale(low if lower is None else lower), scale(high if upper is None else upper)
     return tag(
         "svg",
         tag("title", told),
-        tag("rect", x="0", y="0", width=f"{scale(margin)}%", height="100%", class_="forbidden"),
-        tag("line", x1=f"{scale(0)}%", x2=f"{scale(0)}%", y1="0", y2="100%", class_="grid"),
+        tag(
+            "rect",
+            x=f"{forbidden[0]}%",
+            y="0",
+            width=f"{round(max(0.0, forbidden[1] - forbidden[0]), 3)}%",
+            height="100%",
+            class_="forbidden",
+        ),
+        tag("line", x1=f"{scale(0)}%", x2=f"{scale(0)}%", y1="0", y2="100%", class_="grid")
+        if low <= 0 <= high
+        else None,
         tag("line", x1=f"{scale(margin)}%", x2=f"{scale(margin)}%", y1="0", y2="100%", class_="margin"),
         tag("line", x1=f"{left}%", x2=f"{right}%", y1="50%", y2="50%", class_="interval candidate"),
         tag("circle", cx=f"{scale(value)}%", cy="50%", r="5", class_="dot candidate"),

@@ -8,7 +8,7 @@ from dropforge_core.gate.examples import Answer, Example, ExampleAnswers
 from dropforge_core.gate.rules import Rule
 from dropforge_core.metrics import REGISTRY
 from dropforge_core.metrics.structured import FieldScore
-from dropforge_core.report.charts import Mark, difference_chart, interval_chart
+from dropforge_core.report.charts import Mark, Measured, difference_chart, interval_chart, span_of
 from dropforge_core.report.documents import RunDocuments
 from dropforge_core.report.figures import DASH, number, percent, plural
 from dropforge_core.report.headline import value_of
@@ -25,7 +25,11 @@ _RULES: Final = {
     "not_worse_than_champion": "Not worse than the champion",
     "champion_comparable": "Comparable with the champion",
     "slices": "No part is harmed",
+    "canaries": "What must be right is right",
+    "not_forgotten": "General knowledge is kept",
+    "holdout_reuse": "The hold-out is fresh enough",
 }
+_DRAWN: Final = frozenset({"minimum", "better_than_base", "not_worse_than_champion", "not_forgotten"})
 _SIGN: Final = {"PASS": "\u2713", "FAIL": "\u2715", "INCONCLUSIVE": "?"}
 _TONE: Final = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "open"}
 _CHANGE: Final = {
@@ -127,12 +131,14 @@ def gate_section(run: RunDocuments) -> Markup:
         tag("ol", [_rule(rule) for rule in gate.rules], class_="rules"),
         _flips(gate),
         _slices(gate),
+        _canaries(gate),
+        _forgetting(gate),
         [tag("p", note, class_="muted") for note in gate.notes[1:]],
         tag(
             "p",
             f"All rules must pass. Bounds are one-sided at {percent(gate.policy.alpha)}; proportions by Wilson, "
-            "paired proportions by Tango, means by Student\u2019s t over independent groups of rows, widened under "
-            "skew. Nothing is drawn at random: the same answers give the same decision.",
+            "paired proportions by Tango, means by Student\u2019s t over independent groups of rows, corrected for "
+            "skew; harm to parts by Holm. Nothing is drawn at random: the same answers give the same decision.",
             class_="muted",
         ),
     )
@@ -141,17 +147,25 @@ def gate_section(run: RunDocuments) -> Markup:
 def _rule(rule: Rule) -> Markup:
     metric = _label(rule.metric)
     drawn = None
-    if rule.name in {"better_than_base", "not_worse_than_champion"} and rule.value is not None:
+    if rule.name in _DRAWN and rule.value is not None and rule.threshold is not None:
+        what = "value" if rule.name == "minimum" else "gain"
+        at_most = rule.name == "minimum" and _lower_is_better(rule.metric)
+        found = Measured(rule.value, rule.lower, rule.upper, rule.threshold, at_most)
+        sure, way = (rule.upper, "at most") if at_most else (rule.lower, "at least")
+        asked = "above" if rule.name == "better_than_base" else way
         told = (
-            f"Gain {number(rule.value)}, bounds {number(rule.lower)} to {number(rule.upper)}, "
-            f"must be above {number(rule.threshold)}"
+            f"{what} {number(rule.value)}, bounds {number(rule.lower)} to {number(rule.upper)}, "
+            f"threshold {number(rule.threshold)}"
         )
         drawn = tag(
             "figure",
-            difference_chart(rule.value, rule.lower, rule.upper, rule.threshold or 0.0, told),
+            difference_chart(found, told, span_of([found], () if rule.name == "minimum" else (0.0,))),
             tag(
                 "figcaption",
-                f"gain {number(rule.value)}, at least {number(rule.lower)}; must exceed {number(rule.threshold)}",
+                f"{what} {number(rule.value)}, {way} {number(sure)}; must be {asked} {number(rule.threshold)}",
+                f"; {plural(rule.n_needed, 'row')} would decide"
+                if rule.verdict == "INCONCLUSIVE" and rule.n_needed
+                else None,
             ),
         )
     return tag(
@@ -212,17 +226,97 @@ def _ids(label: str, ids: Sequence[str]) -> Markup | None:
 def _slices(gate: GateReport) -> Markup | None:
     if not gate.slices:
         return None
+    margin = -gate.policy.slice_delta
+    drawn = {
+        (one.field, one.value): Measured(
+            one.comparison.difference, one.comparison.lower, one.comparison.upper, margin
+        )
+        for one in gate.slices
+        if one.comparison.difference is not None
+    }
+    span = span_of(drawn.values())
     rows = [
         (
             f"{one.field} = {one.value}",
             number(one.comparison.n),
             number(one.comparison.difference),
-            f"{number(one.comparison.lower)} {DASH} {number(one.comparison.upper)}",
+            _slice_chart(drawn.get((one.field, one.value)), span),
+            number(one.p_harm) if one.p_harm is not None else DASH,
             "harmed" if one.harmed else ("no harm shown" if one.powered else "too small to judge"),
         )
         for one in gate.slices
     ]
-    return table(("Part", "Rows", "Gain", "Bounds", "Verdict"), rows, numeric=(1, 2, 3))
+    reference = "champion" if gate.slices[0].comparison.against == "champion" else "base model"
+    told = (
+        f"Gain over the {reference} by part, {percent(1 - 2 * gate.policy.alpha)} intervals on one scale; left of "
+        f"the line at {number(margin)} is harm. P-values are of harm, before Holm\u2019s correction."
+    )
+    return tag(
+        "div",
+        tag("h3", "Parts of the hold-out"),
+        tag("p", told, class_="muted"),
+        table(("Part", "Rows", "Gain", "Interval", "P", "Verdict"), rows, numeric=(1, 2, 4)),
+        class_="slices",
+    )
+
+
+def _slice_chart(found: Measured | None, span: tuple[float, float]) -> Markup | str:
+    if found is None:
+        return DASH
+    told = f"gain {number(found.value)}, bounds {number(found.lower)} to {number(found.upper)}"
+    return difference_chart(found, told, span)
+
+
+def _canaries(gate: GateReport) -> Markup | None:
+    """Which rows that must be answered right are not, and why."""
+    if gate.canaries is None or not gate.canaries.failed:
+        return None
+    before = set(gate.canaries.failed_before)
+    rows = [(one.id, one.why, "yes" if one.id in before else "no") for one in gate.canaries.failed[:200]]
+    return tag(
+        "details",
+        tag("summary", f"{plural(len(gate.canaries.failed), 'canary', 'canaries')} not answered right"),
+        table(("Row", "What is wrong", "Wrong before, too"), rows),
+        open=True,
+    )
+
+
+def _forgetting(gate: GateReport) -> Markup | None:
+    """General questions before and after, with their interval and the margin."""
+    found = gate.forgetting
+    if found is None:
+        return None
+    seen = found.comparison
+    drawn = None
+    if seen.difference is not None and found.delta is None:
+        measured = Measured(seen.difference, seen.lower, seen.upper, 0.0)
+        drawn = difference_chart(
+            measured,
+            f"change {number(seen.difference)}, bounds {number(seen.lower)} to {number(seen.upper)}",
+        )
+    decides = (
+        "It is told and decides nothing; gate.forgetting sets a margin."
+        if found.delta is None
+        else f"The recipe allows a drop of {percent(found.delta)}."
+    )
+    return tag(
+        "details",
+        tag(
+            "summary",
+            f"General questions, right of {number(found.questions)}: base ",
+            tag("strong", number(found.base_right)),
+            ", new ",
+            tag("strong", number(found.candidate_right)),
+        ),
+        tag("p", decides, class_="muted"),
+        drawn,
+        _ids("Forgotten", found.forgotten),
+        _ids("Learned", found.learned),
+    )
+
+
+def _lower_is_better(metric: str | None) -> bool:
+    return metric is not None and metric in REGISTRY and REGISTRY[metric].direction == "lower"
 
 
 def examples_section(run: RunDocuments) -> Markup:
