@@ -1,13 +1,15 @@
 """ScorePredictions: join the answers, measure them, decide, and write the decision down."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
 
 from announce import announce
-from dropforge_core.aws import Bucket, Bus, Ledger
+from dropforge_core.aws import Bucket, Bus, Ledger, error_code
 from dropforge_core.contracts import DatasetManifest, EvaluationSetup, GateOutcome, Plan, ScoreInput
+from dropforge_core.evaluation.cache import entry, object_key, prompt_set, series_of, worth_keeping
 from dropforge_core.evaluation.join import join
 from dropforge_core.evaluation.rows import holdout_rows, lines
 from dropforge_core.events import RunEvent
@@ -16,7 +18,7 @@ from dropforge_core.gate.slices import Slicing
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.recipe import Recipe
-from runtime import Settings, count, instrumented
+from runtime import Settings, count, instrumented, logger
 
 
 class Env(Settings):
@@ -60,7 +62,7 @@ def score(bucket: Bucket, run_id: str, model: str, setup: EvaluationSetup) -> Ga
         setup=setup,
     )
     joined = join(
-        _lines(bucket, layout.prompts, ".jsonl"), _lines(bucket, layout.predictions, ".out"), setup.variants
+        _lines_of(bucket, layout, ".jsonl", setup), _lines_of(bucket, layout, ".out", setup), setup.variants
     )
     slicing = Slicing()
     if recipe.evaluation.slices:
@@ -71,10 +73,42 @@ def score(bucket: Bucket, run_id: str, model: str, setup: EvaluationSetup) -> Ga
     if judgement.examples:
         bucket.write(layout.examples, judgement.examples.model_dump_json(indent=2).encode())
     bucket.write(layout.gate, judgement.gate_json)
+    _keep(bucket, layout, setup)
     return outcome(judgement, recipe.gate, bucket.name)
 
 
-def _lines(bucket: Bucket, prefix: str, suffix: str) -> Iterator[bytes]:
-    for entry in bucket.list(prefix):
-        if entry["Key"].endswith(suffix):
-            yield from lines(bucket.stream(entry["Key"]))
+def _keep(bucket: Bucket, layout: RunLayout, setup: EvaluationSetup) -> None:
+    """Keep whole predictions for later runs. Where that can't be done, the next run asks again."""
+    for series, key in setup.kept_as.items():
+
+        def mine(name: str, series: str = series) -> bool:
+            return series_of(name) == series
+
+        asked = prompt_set(_lines(bucket, layout.prompts, ".jsonl", mine))
+        found = worth_keeping(asked, _lines(bucket, layout.predictions, ".out", mine))
+        if found is None or asked.digest != key.prompts_digest:
+            logger.warning("predictions are not whole, and are not kept", series=series)
+            continue
+        try:
+            bucket.write(object_key(key), entry(key, found), "application/jsonlines")
+        except ClientError as error:
+            logger.warning("predictions could not be kept", series=series, reason=error_code(error))
+
+
+def _lines_of(bucket: Bucket, layout: RunLayout, suffix: str, setup: EvaluationSetup) -> Iterator[bytes]:
+    """Questions (`.jsonl`) or answers (`.out`) of this evaluation, asked and reused.
+
+    An earlier attempt of this run may have asked what this one reuses, or the other way round.
+    """
+    place = layout.prompts if suffix == ".jsonl" else layout.predictions
+    yield from _lines(bucket, place, suffix, lambda name: series_of(name) not in setup.reused)
+    yield from _lines(bucket, layout.reused, suffix, lambda name: series_of(name) in setup.reused)
+
+
+def _lines(
+    bucket: Bucket, prefix: str, suffix: str, wanted: Callable[[str], bool] = lambda _: True
+) -> Iterator[bytes]:
+    for found in bucket.list(prefix):
+        key = str(found["Key"])
+        if key.endswith(suffix) and wanted(key.removeprefix(prefix)):
+            yield from lines(bucket.stream(key))

@@ -155,6 +155,10 @@ Residency = Literal["auto", "4bit", "bf16"]
 """How an NF4 base lies in memory: packed, unpacked once into the compute type, or whichever fits."""
 
 
+Parallelism = Literal["dp", "fsdp"]
+"""How several GPUs share a job: each with the whole base, or the base sharded over the GPUs of a host."""
+
+
 class InstanceOption(Frozen):
     """One row of the plan's ranking."""
 
@@ -164,8 +168,13 @@ class InstanceOption(Frozen):
     predicted_memory_gib: float
     residency: Residency = "auto"
     """Recommended on this type; the job decides where it is `auto`, and falls back where memory is short."""
+    ranks: int = 1
+    """Processes that train together: one for each GPU of each instance."""
+    parallelism: Parallelism = "dp"
+    """How they share the work."""
     fits: bool
     price_usd_hour: float | None
+    """Of all instances of the training job together."""
     hours: Interval | None
     cost_usd: Interval | None
 
@@ -197,10 +206,6 @@ class BaseModelPlan(Frozen):
     cache_job_name: str
 
 
-Parallelism = Literal["dp", "fsdp"]
-"""How several GPUs share a job: each with the whole base, or the base sharded over the GPUs of a host."""
-
-
 class ComputeChoice(Frozen):
     """Everything that a training attempt may change. The ladder answers with a new one."""
 
@@ -216,6 +221,12 @@ class ComputeChoice(Frozen):
     """Upper bound of tokens in one forward pass; 0 lets the trainer choose."""
     remaining_types: tuple[str, ...]
     """Instance types not tried yet, in order."""
+    instance_count: int = 1
+    parallelism: Parallelism = "dp"
+    input_mode: Literal["File", "FastFile"] = "File"
+    """Of the base model and the data."""
+    keep_alive_s: int = 0
+    """Seconds that the instances stay warm, and are billed, after the job; 0 is not sent."""
 
 
 class Plan(Frozen):
@@ -452,9 +463,10 @@ class EvaluationSetup(Frozen):
     """That the transform job is asked."""
     variants: tuple[str, ...]
     reused: tuple[str, ...] = ()
-    """Variants that are not asked: an earlier run kept their predictions, which lie in `evaluation/reused/`."""
+    """Series of shards (`base`, `general-base`) that are not asked: an earlier run kept the predictions, which lie in
+    `evaluation/reused/`."""
     kept_as: Mapping[str, PredictionKey] = {}
-    """By variant that is asked: as what its predictions are kept for later runs."""
+    """By series that is asked: as what its predictions are kept for later runs."""
     cache_notes: tuple[str, ...] = ()
     """What was reused, and what could not be, and why; a sentence each."""
     champion_package_arn: str | None

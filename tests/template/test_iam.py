@@ -18,7 +18,7 @@ from template_text import (
     template,
 )
 
-from dropforge_core.layout import VALIDATION_WORK
+from dropforge_core.layout import PREDICTION_CACHE, VALIDATION_WORK
 
 MACHINE: Final = machine_states()
 UNDELIVERED: Final = {"sqs:SendMessage", "kms:GenerateDataKey", "kms:Decrypt"}
@@ -140,10 +140,13 @@ def test_the_state_machine_starts_no_execution_but_its_own() -> None:
 
 
 def test_the_work_of_a_validation_expires_and_its_results_do_not() -> None:
-    """Findings and decisions go when no redrive can want them any more; nothing else under a rule of its own does."""
+    """Findings go when no redrive can want them any more, kept predictions when no run does; nothing else expires."""
     rules = resources("AWS::S3::Bucket")["RunBucket"]["LifecycleConfiguration"]["Rules"]
     expiring = [rule for rule in rules if "ExpirationInDays" in rule]
-    assert [(rule["Prefix"], rule["ExpirationInDays"]) for rule in expiring] == [(VALIDATION_WORK, 14)]
+    assert [(rule["Prefix"], rule["ExpirationInDays"]) for rule in expiring] == [
+        (VALIDATION_WORK, 14),
+        (PREDICTION_CACHE, 90),
+    ]
 
 
 def test_sync_rules_are_those_of_the_jobs_that_are_waited_for() -> None:

@@ -24,19 +24,20 @@ class Variants:
 
     Attributes:
         refused: why a variant can't answer, for those that can't.
-        templates: chat templates of adapters that were trained under one of their recipe.
+        templates: chat template of each adapter's recipe; None where it was trained under the tokenizer's own.
     """
 
     base: LanguageModel
     adapted: Any = None
     loaded: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
-    templates: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, str | None] = field(default_factory=dict)
 
     def codec(self, variant: str) -> ChatCodec:
         """How the variant reads a conversation: as it was trained to; the bare base, as the candidate does."""
-        template = self.templates.get(variant)
-        return self.base.codec if template is None else self.base.codec.under(template)
+        if variant not in self.templates:
+            return self.base.codec
+        return self.base.codec.under(self.templates[variant])
 
     @contextlib.contextmanager
     def active(self, variant: str) -> Iterator[LanguageModel]:
@@ -76,8 +77,7 @@ class Variants:
             self.adapted.load_adapter(folder, adapter_name=variant)
         self.adapted.eval()
         self.loaded.add(variant)
-        if manifest.get("chat_template"):
-            self.templates[variant] = manifest["chat_template"]
+        self.templates[variant] = manifest.get("chat_template") or None
 
 
 def read_artifact_manifest(folder: Path) -> Mapping[str, Any]:

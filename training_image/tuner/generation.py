@@ -5,12 +5,14 @@ keys and values are shared; rows that are done leave the batch. Rows are padded 
 next token of every row stands in the same column.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tuner.batching import MicroBatch, shared_beginning
@@ -25,8 +27,13 @@ class Decoding:
 
     max_new_tokens: int
     temperature: float = 0.0
-    """0 takes the likeliest token; above 0 sampling is seeded."""
+    """0 takes the likeliest token; above 0 each answer is drawn under a seed of its own."""
     seed: int = 17
+
+    def seed_of(self, record: str) -> int:
+        """The seed of one record's answer, whoever else is answered with it; 63 bits."""
+        digest = hashlib.sha256(f"{self.seed} {record}".encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +87,27 @@ def generate(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
-    on_turn: Callable[[int, int], None] = lambda _turn, _alive: None,
+    records: Sequence[str] = (),
 ) -> list[Answer]:
-    """Answer every prompt.
+    """Answer every prompt, in one batch that none joins.
 
     Args:
         model: as one variant.
         prompts: tokens.
         decoding: length, temperature, seed.
-        on_turn: told the number of each new token, from 1, and how many answers are still open.
+        records: ids that sampling is seeded by; the prompts' places where not given.
     """
     prefix = common_prefix(prompts) if model.can_share else 0
-    width = max(len(prompt) for prompt in prompts) - prefix
-    ids = np.full((len(prompts), width), model.pad_id, dtype=np.int64)
-    mask = np.zeros((len(prompts), width), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - (len(prompt) - prefix) :] = prompt[prefix:]
-        mask[row, width - (len(prompt) - prefix) :] = 1
+    ids, mask = pad_left(model, prompts, prefix)
     cache = model.shared_cache(_to(model, np.asarray([prompts[0][:prefix]], dtype=np.int64)), len(prompts))
-    chooser = torch.Generator(device=model.device).manual_seed(decoding.seed)
+    choosers = [chooser(model, decoding, record) for record in records or map(str, range(len(prompts)))]
     said: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
     alive = list(range(len(prompts)))
     seen = _to(model, np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), mask], axis=1))
-    states = _forward(model, ids, mask, prefix, cache)[:, -1]
+    states = prefill(model, ids, mask, prefix, cache)[:, -1]
     for turn in range(decoding.max_new_tokens):
-        on_turn(turn + 1, len(alive))
-        chosen = _choose(model, states, decoding.temperature, chooser)
+        chosen = choose(model, states, decoding.temperature, [choosers[row] for row in alive])
         keep = []
         for place, token in enumerate(chosen.tolist()):
             if token in model.codec.stop_ids:
@@ -126,14 +127,37 @@ def generate(
     return [Answer(tuple(tokens), reason) for tokens, reason in zip(said, reasons, strict=True)]
 
 
-def _choose(model: LanguageModel, states: Tensor, temperature: float, chooser: torch.Generator) -> Tensor:
+def chooser(model: LanguageModel, decoding: Decoding, record: str) -> torch.Generator:
+    """Where the answer of one record takes its random numbers from."""
+    return torch.Generator(device=model.device).manual_seed(decoding.seed_of(record))
+
+
+def choose(
+    model: LanguageModel, states: Tensor, temperature: float, choosers: Sequence[torch.Generator]
+) -> Tensor:
+    """The next token of each row, [rows], from its last state [rows, hidden size] and its own chooser."""
     logits = model.logits(states)
     if temperature <= 0:
         return logits.argmax(dim=-1)
-    return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=chooser)[:, 0]
+    shares = torch.softmax(logits / temperature, dim=-1)
+    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(shares, choosers, strict=True)]
+    return torch.cat(drawn)
 
 
-def _forward(model: LanguageModel, ids: Any, mask: Any, prefix: int, cache: Any) -> Tensor:
+def pad_left(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], prefix: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What follows the prefix of each prompt, [rows, width], and which of it is no padding."""
+    width = max(len(prompt) for prompt in prompts) - prefix
+    ids = np.full((len(prompts), width), model.pad_id, dtype=np.int64)
+    mask = np.zeros((len(prompts), width), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - (len(prompt) - prefix) :] = prompt[prefix:]
+        mask[row, width - (len(prompt) - prefix) :] = 1
+    return ids, mask
+
+
+def prefill(model: LanguageModel, ids: Any, mask: Any, prefix: int, cache: Any) -> Tensor:
     """States of the part after the prefix, [rows, width, hidden size]."""
     whole = np.concatenate([np.ones((len(ids), prefix), dtype=np.int64), mask], axis=1)
     positions = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, prefix:]

@@ -1,7 +1,8 @@
 """The evaluation server: SageMaker's batch-transform contract over HTTP.
 
 `/ping` is green only when base and adapters are loaded; `/invocations` takes JSON lines and answers a
-line for each. The model answers one request at a time, so `/execution-parameters` asks for one.
+line for each. The records of all open requests are worked on together, so `/execution-parameters` asks for
+requests that overlap: one request's last answers leave room that the next one's first ones take.
 """
 
 import json
@@ -16,11 +17,13 @@ from typing import Any, Final
 
 import boto3
 
+from dropforge_core.evaluation.prompts import CONCURRENT_REQUESTS, PAYLOAD_MB
 from dropforge_core.layout import split_s3_uri
 from dropforge_core.model import Frozen
 from tuner.adapters import Variants, extract_artifact, read_artifact_manifest
 from tuner.answering import Answerer
 from tuner.contract import Container, Say
+from tuner.engine.continuous import ContinuousEngine
 from tuner.failure import Failure
 from tuner.generation import Decoding
 from tuner.integrity import MANIFEST, compare, file_digest, read_manifest
@@ -31,9 +34,9 @@ from tuner.signals import StopRequest
 from tuner.storage import download, download_prefix
 
 EXECUTION_PARAMETERS: Final = {
-    "MaxConcurrentTransforms": 1,
+    "MaxConcurrentTransforms": CONCURRENT_REQUESTS,
     "BatchStrategy": "MULTI_RECORD",
-    "MaxPayloadInMB": 6,
+    "MaxPayloadInMB": PAYLOAD_MB,
 }
 POLL_S: Final = 0.2
 
@@ -76,7 +79,9 @@ def serve(
     try:
         with tempfile.TemporaryDirectory(prefix="dropforge-") as scratch:
             variants = load_variants(container, settings, Path(scratch), say)
-            server.answerer = Answerer(variants, Decoding(settings.max_new_tokens, settings.temperature), say)
+            decoding = Decoding(settings.max_new_tokens, settings.temperature)
+            engine = ContinuousEngine(variants, decoding, say)
+            server.answerer = Answerer(variants, engine, settings.max_new_tokens, say)
             say("phase=ready")
             while thread.is_alive():
                 thread.join(POLL_S)
@@ -144,7 +149,7 @@ def fetch_base(s3: Any, uri: str, folder: Path, quantization: str, say: Say) -> 
 
 
 class EvaluationServer(ThreadingHTTPServer):
-    """Answers `/ping` while the model works; only one request at a time reaches the model."""
+    """Answers `/ping` while the model works."""
 
     daemon_threads = True
 
@@ -153,7 +158,6 @@ class EvaluationServer(ThreadingHTTPServer):
         self.say = say
         self.answerer: Answerer | None = None
         """None until everything is loaded."""
-        self.turn = threading.Lock()
 
 
 class _Requests(BaseHTTPRequestHandler):
@@ -178,8 +182,7 @@ class _Requests(BaseHTTPRequestHandler):
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"the model is being loaded")
         else:
             try:
-                with self.server.turn:
-                    answered = answerer.answer(body)
+                answered = answerer.answer(body)
             except Exception as error:  # noqa: BLE001  # one request's failure must not end the server
                 self.server.say(f"request failed: {type(error).__name__}: {error}")
                 self._send(HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__.encode())

@@ -10,8 +10,12 @@ from dropforge_core.evaluation.rows import Question
 
 Variant = Literal["base", "champion", "candidate"]
 
+PAYLOAD_MB: Final = 1
+"""MaxPayloadInMB, the least that there is: with MultiRecord a request is as many lines of a shard as fit."""
+CONCURRENT_REQUESTS: Final = 2
+"""InstanceCount times MaxConcurrentTransforms: requests that are answered at the same time."""
 SHARD_BYTES: Final = 500_000
-"""A shard is one request (MultiRecord, MaxPayloadInMB 1): half of the limit, so that one fits whole."""
+"""A shard is one request: half of the limit, so that one fits whole."""
 SHARD_PROMPTS: Final = 64
 SHARD_NEW_TOKENS: Final = 32_768
 """Most tokens that one request may have to generate: a request must end within its time limit."""
@@ -33,16 +37,26 @@ def generated_ids(ids: Iterable[str], at_most: int) -> frozenset[str]:
     )
 
 
-def prompts_per_shard(max_new_tokens: int) -> int:
-    """How many prompts one request carries, 4 to `SHARD_PROMPTS`, by what each may generate."""
-    return max(4, min(SHARD_PROMPTS, SHARD_NEW_TOKENS // max_new_tokens))
+def shard_length(max_new_tokens: int, rows: int) -> int:
+    """How many prompts one request carries, at most `SHARD_PROMPTS` and what may be generated in time.
+
+    A variant's shards are equally long, and as many as there are requests at the same time, or more: a file is
+    the unit that instances and requests share. Below 8 rows it is one, since batches gain more.
+
+    Args:
+        max_new_tokens: per answer.
+        rows: that each variant is asked.
+    """
+    most = max(4, min(SHARD_PROMPTS, SHARD_NEW_TOKENS // max_new_tokens))
+    least = CONCURRENT_REQUESTS if rows >= 4 * CONCURRENT_REQUESTS else 1
+    return max(1, -(-rows // max(least, -(-rows // most))))
 
 
 def shards(
     questions: Iterable[tuple[str, Question]],
     variants: Sequence[Variant],
     generated: frozenset[str],
-    max_new_tokens: int,
+    length: int,
 ) -> Iterator[Shard]:
     """Shards `<variant>-00000.jsonl` and so on, each of one variant, so that a request needs one adapter.
 
@@ -52,16 +66,17 @@ def shards(
         questions: (row id, question) in the dataset's order.
         variants: who answers.
         generated: ids that are answered by generation; the likelihood is measured on all.
-        max_new_tokens: per answer.
+        length: prompts of a shard, at most; fewer where they are long.
     """
-    limit = prompts_per_shard(max_new_tokens)
     pending: dict[Variant, list[bytes]] = {variant: [] for variant in variants}
     sizes = dict.fromkeys(variants, 0)
     written = dict.fromkeys(variants, 0)
 
     def flush(variant: Variant) -> Shard:
         shard = Shard(
-            f"{variant}-{written[variant]:05d}.jsonl", b"".join(pending[variant]), len(pending[variant])
+            f"{variant}-{written[variant]:05d}.jsonl",
+            b"".join(pending[variant]),
+            len(pending[variant]),
         )
         pending[variant], sizes[variant] = [], 0
         written[variant] += 1
@@ -76,11 +91,13 @@ def shards(
                 tools=question.tools,
                 reference=question.reference,
                 answer=question.answer,
-                generate=row_id in generated and bool(question.messages),
+                generate=(row_id in generated or question.purpose == "canary") and bool(question.messages),
+                purpose=question.purpose,
+                check=question.check,
             )
             line = prompt.model_dump_json().encode() + b"\n"
             if pending[variant] and (
-                sizes[variant] + len(line) > SHARD_BYTES or len(pending[variant]) >= limit
+                sizes[variant] + len(line) > SHARD_BYTES or len(pending[variant]) >= length
             ):
                 yield flush(variant)
             pending[variant].append(line)

@@ -15,6 +15,7 @@ from dropforge_core.contracts import (
     EvaluationSetup,
     GateOutcome,
     Plan,
+    Prediction,
 )
 from dropforge_core.layout import RunLayout
 from dropforge_core.recipe import BaseModelRef, Evaluation, Recipe
@@ -49,8 +50,8 @@ class Run:
 
     aws: dict[str, Any]
 
-    def prepare(self):
-        return EvaluationSetup.model_validate(prepare_evaluation.handler(dict(ORDER), Context()))
+    def prepare(self, **changed):
+        return EvaluationSetup.model_validate(prepare_evaluation.handler({**ORDER, **changed}, Context()))
 
     def keys(self, prefix):
         found = self.aws["s3"].list_objects_v2(Bucket="runs", Prefix=prefix)
@@ -73,17 +74,16 @@ class Run:
             for number, line in enumerate(self.read(key).splitlines()):
                 prompt = json.loads(line)
                 better = prompt["variant"] == "candidate"
-                out.append(
-                    {
-                        "id": prompt["id"],
-                        "variant": prompt["variant"],
-                        "text": prompt["reference"] if better and prompt["generate"] else "dunno",
-                        "nll": 20.0 + number % 3 - (gain * len(prompt["reference"]) if better else 0),
-                        "reference_bytes": len(prompt["reference"]),
-                    }
+                answer = Prediction(
+                    id=prompt["id"],
+                    variant=prompt["variant"],
+                    text=prompt["reference"] if better and prompt["generate"] else "dunno",
+                    nll=20.0 + number % 3 - (gain * len(prompt["reference"]) if better else 0),
+                    reference_bytes=len(prompt["reference"]),
                 )
+                out.append(answer.model_dump_json(exclude_none=True))
             name = key.removeprefix(LAYOUT.prompts)
-            self.put(f"{LAYOUT.predictions}{name}.out", "\n".join(map(json.dumps, out)))
+            self.put(f"{LAYOUT.predictions}{name}.out", "\n".join(out))
 
     def score(self, setup):
         event = {"run_id": RUN, "model": "m", "setup": setup.model_dump(mode="json")}

@@ -16,8 +16,10 @@ def test_every_row_is_asked_of_base_and_candidate(run):
     """PrepareEvaluation asks 60 rows of two variants, 40 of them by generation, and moves the ledger."""
     setup = run.prepare()
     lines = [json.loads(x) for key in run.keys(LAYOUT.prompts) for x in run.read(key).splitlines()]
-    assert (setup.prompts, len(lines)) == (120, 120)
-    assert sum(line["generate"] for line in lines) == 80
+    assert setup.prompts == len(lines)
+    held_out = [line for line in lines if line["purpose"] == "holdout"]
+    assert len(held_out) == 120
+    assert sum(line["generate"] for line in held_out) == 80
     assert setup.variants == ("base", "candidate")
     assert setup.job_name == f"m-{RUN}-e1"
     assert json.loads(run.read(LAYOUT.evaluation_setup)) == setup.model_dump(mode="json")
@@ -49,7 +51,8 @@ def test_the_newest_approved_package_is_the_champion(run):
     setup = run.prepare()
     assert setup.variants == ("base", "champion", "candidate")
     assert setup.champion_model_data == "s3://runs/old/model.tar.gz"
-    assert setup.prompts == 180
+    asked = run.keys(f"{LAYOUT.prompts}champion-")
+    assert sum(len(run.read(key).splitlines()) for key in asked) == 60
 
 
 def test_an_empty_holdout_is_refused(run):

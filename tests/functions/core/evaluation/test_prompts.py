@@ -5,7 +5,15 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropforge_core.evaluation.prompts import SHARD_BYTES, generated_ids, prompts_per_shard, shards
+from dropforge_core.evaluation.prompts import (
+    CONCURRENT_REQUESTS,
+    SHARD_BYTES,
+    SHARD_NEW_TOKENS,
+    SHARD_PROMPTS,
+    generated_ids,
+    shard_length,
+    shards,
+)
 from dropforge_core.evaluation.rows import Question
 
 SIZES = st.lists(st.integers(1, 200_000), max_size=12)
@@ -16,10 +24,10 @@ def questions(sizes):
     return [(f"r{i}", Question(messages=asked, reference="x" * size)) for i, size in enumerate(sizes)]
 
 
-@given(SIZES, st.integers(1, 8192))
-def test_every_question_is_asked_once_of_every_variant(sizes, max_new_tokens):
+@given(SIZES, st.integers(1, 64))
+def test_every_question_is_asked_once_of_every_variant(sizes, length):
     """Nothing is lost or doubled by sharding, shards have one variant, and their size is bounded."""
-    written = list(shards(questions(sizes), ("base", "candidate"), frozenset({"r0"}), max_new_tokens))
+    written = list(shards(questions(sizes), ("base", "candidate"), frozenset({"r0"}), length))
     asked = [(shard, json.loads(line)) for shard in written for line in shard.body.splitlines()]
     found = sorted((line["variant"], line["id"]) for _, line in asked)
     assert found == sorted((v, f"r{i}") for v in ("base", "candidate") for i in range(len(sizes)))
@@ -27,8 +35,20 @@ def test_every_question_is_asked_once_of_every_variant(sizes, max_new_tokens):
     assert all(line["generate"] == (line["id"] == "r0") for _, line in asked)
     assert len({shard.name for shard in written}) == len(written)
     for shard in written:
-        assert shard.prompts <= prompts_per_shard(max_new_tokens)
+        assert shard.prompts <= length
         assert len(shard.body) <= SHARD_BYTES or shard.prompts == 1
+
+
+@given(st.integers(1, 8192), st.integers(0, 20_000))
+def test_every_concurrent_request_has_work(max_new_tokens, rows):
+    """From 8 rows on a variant's shards are at least as many as requests at the same time, and equally long."""
+    length = shard_length(max_new_tokens, rows)
+    assert 1 <= length <= SHARD_PROMPTS
+    assert length * max_new_tokens <= max(SHARD_NEW_TOKENS, 4 * max_new_tokens)
+    full, rest = divmod(rows, length)
+    if rows >= 4 * CONCURRENT_REQUESTS:
+        assert full + bool(rest) >= CONCURRENT_REQUESTS
+        assert not rest or length - rest <= full + 1
 
 
 def test_another_variant_changes_no_shard():
