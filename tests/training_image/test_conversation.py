@@ -92,6 +92,7 @@ def test_a_template_that_rewrites_history_gives_one_document_an_answer(tokenizer
     class Forgetful:
         chat_template = "set"
         bos_token_id, eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        all_special_ids, added_tokens_decoder = tokenizer.all_special_ids, tokenizer.added_tokens_decoder
         encode = staticmethod(tokenizer.encode)
 
         @staticmethod
@@ -102,13 +103,14 @@ def test_a_template_that_rewrites_history_gives_one_document_an_answer(tokenizer
                 else message["content"]
                 for place, message in enumerate(messages)
             ]
-            return "|".join(shown) + ("|" if add_generation_prompt else "")
+            end = tokenizer.eos_token if messages[-1]["role"] == "assistant" else ""
+            return "|".join(shown) + ("|" if add_generation_prompt else end)
 
     codec = ChatCodec(Forgetful(), frozenset({tokenizer.eos_token_id}))
     messages = talk(("user", "one"), ("assistant", "uno"), ("user", "two"), ("assistant", "dos"))
     first, second = codec.conversation(messages)
-    assert tokenizer.decode(first.ids) == "one|uno"
-    assert tokenizer.decode(second.ids) == "one|u|two|dos"
+    assert tokenizer.decode(first.ids) == f"one|uno{tokenizer.eos_token}"
+    assert tokenizer.decode(second.ids) == f"one|u|two|dos{tokenizer.eos_token}"
 
 
 def bare(tokenizer: Any) -> Any:

@@ -81,6 +81,25 @@ def test_auto_unpacks_where_there_is_room(tiny_base: Path, tight: bool, chosen: 
     assert settle("auto", base.causal, CPU, tight=tight) == chosen
 
 
+@pytest.mark.parametrize(("free", "chosen"), [(10**12, "bf16"), (1000, "4bit")])
+def test_a_plan_that_was_wrong_about_memory_leaves_the_base_packed(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, free: int, chosen: str
+) -> None:
+    """The plan reckons with the nominal memory; what the GPU has free decides. No GPU is needed to say how much."""
+    base = load_base(tiny_base, "nf4", CPU)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**12))
+    assert settle("bf16", base.causal, torch.device("cuda"), tight=False) == chosen
+
+
+def test_a_machine_with_little_memory_keeps_the_base_packed(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the unpacked base is fp32, twice what a plan for a GPU counted."""
+    base = load_base(tiny_base, "nf4", CPU)
+    monkeypatch.setattr("tuner.residency._host_memory", lambda: 1000)
+    assert settle("bf16", base.causal, CPU, tight=False) == "4bit"
+
+
 def test_four_bits_of_an_unquantised_base_are_refused(tiny_base: Path) -> None:
     """Nothing is quantised behind the recipe's back."""
     base = load_base(tiny_base, "none", CPU)

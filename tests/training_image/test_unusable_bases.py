@@ -174,3 +174,56 @@ def test_a_corrupt_shard_of_the_dataset_is_named_with_its_line(
         train(container)
     assert failure.value.word == "BAD_DATA"
     assert "\\xff" not in failure.value.message
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"eos_token_id": 300}, "eos_token_id 300 in config.json, which is the token "),
+        ({"bos_token_id": 300}, "bos_token_id 300 in config.json"),
+        ({"eos_token_id": [1, 400]}, "eos_token_id 400 in config.json"),
+        ({"eos_token_id": 5000}, "which is beyond the tokens of its tokenizer"),
+    ],
+)
+def test_a_tokenizer_of_another_model_is_found_out_by_its_special_tokens(
+    altered: Callable[..., Path], config: dict[str, Any], told: str
+) -> None:
+    """Where the model's markers are ordinary text to the tokenizer, the two don't belong together."""
+    with pytest.raises(Failure, match=told) as failure:
+        load_base(altered(lambda folder: configure(folder, "config.json", **config)), "nf4", CPU)
+    assert failure.value.word == "BASE_MODEL"
+    assert "not this model's" in failure.value.message
+
+
+def test_a_tokenizer_of_a_smaller_model_is_found_out(altered: Callable[..., Path]) -> None:
+    """Far fewer tokens than the embedding has rows are no padding."""
+
+    def widen(rows: int) -> Callable[[Path], None]:
+        def change(folder: Path) -> None:
+            weights = load_file(folder / "model.safetensors")
+            for name in ("model.embed_tokens.weight", "lm_head.weight"):
+                weights[name] = torch.cat([weights[name], weights[name][: rows - len(weights[name])]])
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+            configure(folder, "config.json", vocab_size=rows)
+
+        return change
+
+    with pytest.raises(
+        Failure, match="a tokenizer of 512 tokens, the model has embeddings for 640"
+    ) as failure:
+        load_base(altered(widen(640)), "nf4", CPU)
+    assert failure.value.word == "BASE_MODEL"
+
+
+def test_a_chat_template_of_another_tokenizer_is_found_out(tiny_base: Path) -> None:
+    """What closes its answers is plain text here, so that no answer would end; the recipe's key is named."""
+    foreign = (
+        "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|close|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+    )
+    codec = load_base(tiny_base, "nf4", CPU, foreign).codec
+    with pytest.raises(
+        Failure, match=r"closes an answer with '<\|close\|>.*'chat_template' in the recipe"
+    ) as failure:
+        codec.prompt([{"role": "user", "content": "one"}])
+    assert failure.value.word == "BASE_MODEL"

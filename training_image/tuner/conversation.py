@@ -7,13 +7,17 @@ will meet it: after the tokens of its prompt, up to and with the end-of-turn tok
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from jinja2 import TemplateError, TemplateSyntaxError
 from numpy.typing import NDArray
 
 from tuner.failure import Failure
+from tuner.tokenizer import special_ids
+
+PROBE: Final = "Quxotic"
+"""An answer that no template writes by itself."""
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
@@ -59,6 +63,7 @@ class ChatCodec:
         """None where the tokenizer's own is used."""
         self._vocabulary = vocabulary
         """Rows of the model's embedding."""
+        self._is_template_tried = False
 
     def under(self, template: str | None) -> Self:
         """The same tokenizer under another template."""
@@ -179,6 +184,9 @@ class ChatCodec:
                 "conversation; give one as 'chat_template' in the recipe, take the model's instruct "
                 "variant, or train rows of plain text",
             )
+        if not self._is_template_tried:
+            self._is_template_tried = True
+            self._try_template()
         shown = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         try:
             return str(
@@ -199,6 +207,27 @@ class ChatCodec:
             raise NotTeachable(
                 f"the base model's chat template refuses this conversation ({type(error).__name__})"
             ) from None
+
+    def _try_template(self) -> None:
+        """Refuse a template that closes an answer by nothing that this tokenizer has a token for.
+
+        Templates of other models do: their `<|im_end|>` is then seven pieces of text, and no answer ever ends.
+
+        Raises:
+            Failure: BASE_MODEL.
+        """
+        asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
+        try:
+            _, found, closing = self._render(asked, (), ask=False).rpartition(PROBE)
+        except NotTeachable:
+            return  # it wants other conversations; the rows will tell
+        if found and not special_ids(self._tokenizer) & set(self._encode(closing)):
+            raise Failure(
+                "BASE_MODEL",
+                f"the chat template closes an answer with {closing[:40]!r}, in which this tokenizer has no special "
+                "token, so that no answer would end: the template is not this tokenizer's; give one that fits as "
+                "'chat_template' in the recipe (it may close answers with {{ eos_token }})",
+            )
 
 
 def tools_of(meta: Mapping[str, Any]) -> tuple[Tool, ...]:

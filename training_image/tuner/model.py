@@ -18,6 +18,7 @@ from tuner.conversation import ChatCodec
 from tuner.failure import Failure, is_out_of_memory
 from tuner.integrity import verify_copy
 from tuner.loading import load_weights, peaks
+from tuner.tokenizer import check_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +152,9 @@ def load_base(  # noqa: PLR0913  # a folder, a form, a device, and what few call
     causal.requires_grad_(requires_grad=False)
     causal.eval()
     stops = stop_ids(causal, tokenizer)
-    if tokenizer.eos_token_id is None:
-        raise Failure("BASE_MODEL", f"{manifest.name} has a tokenizer without an end-of-sequence token")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     vocabulary = int(causal.get_input_embeddings().weight.shape[0])
+    check_tokenizer(tokenizer, folder, vocabulary, manifest.name)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     codec = ChatCodec(tokenizer, stops, template=chat_template, vocabulary=vocabulary)
     # An embedding of its own may be missing for a pad token that nobody reads; any token will do.
     pad = int(pad) if pad < vocabulary else min(stops)

@@ -20,12 +20,17 @@ GPU_SHARE: Final = 1 / 3
 """Of the memory that is free after loading: the rest is for activations, whose bound the plan set for 4 bits."""
 HOST_SHARE: Final = 1 / 8
 """Of the machine's memory, where the model computes on the CPU."""
+PLANNED_SHARE: Final = 0.9
+"""Of the GPU's memory that is free after loading, where the plan counted the unpacked base."""
+PLANNED_HOST_SHARE: Final = 0.5
+"""Of the machine's memory, where a plan that was made for a GPU is carried out on a CPU."""
 
 
 def settle(wish: Residency, causal: nn.Module, device: torch.device, *, tight: bool) -> Resident:
     """Bring the base into the residency that was asked for, and answer which one it is.
 
-    `auto` unpacks where the unpacked weights fit comfortably.
+    `auto` unpacks where the unpacked weights fit comfortably. `bf16` is the plan's reckoning: where there is less
+    room than was reckoned with, the base stays packed, which is slower and trains the same.
 
     Args:
         wish: from the plan.
@@ -41,10 +46,12 @@ def settle(wish: Residency, causal: nn.Module, device: torch.device, *, tight: b
         if wish == "4bit":
             raise Failure("CODE", "residency 4bit needs quantization nf4; the recipe says none")
         return "unquantised"
+    size = packed[0][1].weight.quant_state.dtype.itemsize
+    unpacked_bytes = sum(part.in_features * part.out_features * size for _, part in packed)
     if wish == "auto":
-        size = torch.empty((), dtype=packed[0][1].weight.quant_state.dtype).element_size()
-        unpacked = sum(part.in_features * part.out_features * size for _, part in packed)
-        wish = "bf16" if not tight and unpacked <= _room(device) else "4bit"
+        wish = "bf16" if not tight and unpacked_bytes <= _room(device) else "4bit"
+    elif wish == "bf16" and unpacked_bytes > _planned_room(device):
+        wish = "4bit"
     del packed
     if wish == "bf16":
         expand_quantized(causal)
@@ -54,7 +61,17 @@ def settle(wish: Residency, causal: nn.Module, device: torch.device, *, tight: b
 def _room(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] * GPU_SHARE
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * HOST_SHARE
+    return _host_memory() * HOST_SHARE
+
+
+def _planned_room(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] * PLANNED_SHARE
+    return _host_memory() * PLANNED_HOST_SHARE
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def expand_quantized(causal: nn.Module) -> int:
