@@ -112,6 +112,8 @@ def _memory(
         "adapter": parts.adapter,
         f"activations of {tokens:,} tokens": parts.activations,
         "one layer dequantised": parts.dequantised,
+        "logits of a chunk": parts.logits,
+        "attention mask": parts.mask,
         "context": parts.context,
     }
     yield Line(

@@ -18,6 +18,11 @@ ADAPTER_BYTES: Final = 4 + 4 + 8
 """Per adapter parameter: fp32 weight, gradient, Adam's two moments. 8-bit Adam needs 6 less: that is reserve."""
 LOGIT_BYTES: Final = 2 + 4 + 4
 """Per logit: bf16, its fp32 copy, the gradient. Only positions with a label have logits."""
+LOSS_CHUNK: Final = 512
+"""Positions whose logits exist at a time: the trainer's loss makes them chunk by chunk and keeps none
+(`likelihood.CHUNK` of the image)."""
+MASK_BYTES: Final = 1 + 2
+"""Per pair of positions of a row: the boolean mask that keeps packed documents apart, and sdpa's copy of it in 16 bits."""
 CONTEXT_BYTES: Final = int(1.5 * GIB)
 """CUDA context, cuBLAS workspaces, fragmentation."""
 MARGIN: Final = 0.85
@@ -38,11 +43,22 @@ class MemoryEstimate(Frozen):
     activations: int
     dequantised: int
     """One layer's weights in 16 bits, as they are needed for its product."""
+    logits: int = 0
+    """Of one chunk of the loss; with an unfused loss they are activations."""
+    mask: int = 0
     context: int = CONTEXT_BYTES
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapter + self.activations + self.dequantised + self.context
+        return (
+            self.weights
+            + self.adapter
+            + self.activations
+            + self.dequantised
+            + self.logits
+            + self.mask
+            + self.context
+        )
 
     @property
     def gib(self) -> float:
@@ -78,37 +94,43 @@ def adapter_parameters(shape: ModelShape, recipe: Recipe) -> int:
     )
 
 
-def bytes_per_token(shape: ModelShape, *, checkpointing: bool, labelled_share: float = 1.0) -> float:
+def bytes_per_token(shape: ModelShape, *, checkpointing: bool, fused_loss: bool = True) -> float:
     """Activations of one token in a micro-batch.
 
     With gradient checkpointing every layer keeps its input (2 bytes a channel) and one layer at a
     time is whole; without it all layers are whole (34 bytes a channel, arXiv 2205.05198, without the
     attention matrix, which FlashAttention does not keep; 6 more for each inner channel of the
-    feed-forward). `labelled_share` is the share of positions that have a label.
+    feed-forward). An unfused loss keeps the logits of every position; a fused one the gradient at the final
+    hidden state, which the whole layer covers.
     """
     layer = 34 * shape.hidden + 6 * shape.ffn
     layers = shape.layers * shape.hidden * 2 + layer if checkpointing else shape.layers * layer
-    return shape.vocab * LOGIT_BYTES * labelled_share + layers
+    return layers if fused_loss else shape.vocab * LOGIT_BYTES + layers
 
 
-def training_memory(
+def training_memory(  # noqa: PLR0913  # by name only; each is another way of training
     shape: ModelShape,
     recipe: Recipe,
     *,
     micro_batch_tokens: int,
     checkpointing: bool,
     residency: Residency = "4bit",
+    fused_loss: bool = True,
 ) -> MemoryEstimate:
     """Peak of one GPU while it trains with micro-batches of that many tokens.
 
-    In residency `bf16` the largest layer is counted as well: it is there twice while it is unpacked.
+    The attention mask is that of the widest rows that the recipe allows, in a micro-batch of the whole step. In residency `bf16` the largest layer is counted as well: it is there twice while it is unpacked.
     """
-    per_token = bytes_per_token(shape, checkpointing=checkpointing)
+    per_token = bytes_per_token(shape, checkpointing=checkpointing, fused_loss=fused_loss)
+    training = recipe.training
+    most = max(shortest_micro_batch(recipe), training.effective_batch_tokens)
     return MemoryEstimate(
         weights=weights_bytes(shape, recipe.quantization, residency),
         adapter=adapter_parameters(shape, recipe) * ADAPTER_BYTES,
         activations=int(micro_batch_tokens * per_token),
         dequantised=_largest_layer(shape, recipe) * (3 if recipe.adapter.dora else 1),
+        logits=LOSS_CHUNK * shape.vocab * LOGIT_BYTES if fused_loss else 0,
+        mask=most * training.max_seq_len * MASK_BYTES,
     )
 
 

@@ -9,12 +9,14 @@ from dropforge_core.planning import shape_of
 from dropforge_core.planning.memory import (
     GIB,
     LARGE_PASS,
+    LOSS_CHUNK,
     MARGIN,
     NF4_BITS,
     adapter_parameters,
     bytes_per_token,
     fastest_layout,
     largest_micro_batch,
+    shortest_micro_batch,
     training_memory,
     weights_bytes,
 )
@@ -37,12 +39,15 @@ def test_llama_3_8b_takes_what_was_measured():
     """5.70 GB of NF4 weights, 41.9 M adapter parameters at rank 16, 1.77 MB a token with logits."""
     assert weights_bytes(SHAPE, "nf4") / 1e9 == pytest.approx(5.70, abs=0.01)
     assert adapter_parameters(SHAPE, recipe(r=16)) / 1e6 == pytest.approx(41.9, abs=0.1)
-    assert bytes_per_token(SHAPE, checkpointing=True) / 1e6 == pytest.approx(1.77, abs=0.01)
+    unfused = bytes_per_token(SHAPE, checkpointing=True, fused_loss=False)
+    assert unfused / 1e6 == pytest.approx(1.77, abs=0.01)
+    assert bytes_per_token(SHAPE, checkpointing=True) == unfused - 128256 * 10
 
 
 def test_llama_2_7b_has_the_measured_slope():
     """0.84 MB a token were measured between 1k and 8k tokens; the model is within a tenth."""
-    assert bytes_per_token(shape_of(LLAMA_2_7B), checkpointing=True) / 1e6 == pytest.approx(0.84, rel=0.1)
+    unfused = bytes_per_token(shape_of(LLAMA_2_7B), checkpointing=True, fused_loss=False)
+    assert unfused / 1e6 == pytest.approx(0.84, rel=0.1)
 
 
 @given(st.integers(1, 256), st.integers(0, 20_000), st.booleans())
@@ -135,3 +140,37 @@ def test_the_fastest_layout_fits(memory, length, batch):
     if found.residency == "bf16":
         packed = largest_micro_batch(SHAPE, asked, memory_gib=memory, checkpointing=False)
         assert found.micro_batch_tokens >= min(packed, LARGE_PASS)
+
+
+@given(st.integers(16, 131_072), st.integers(0, 131_072), st.integers(64, 1_000_000))
+def test_longer_rows_never_take_less(length, more, step):
+    """The estimate of a micro-batch of the shortest kind climbs with the longest row and with the step."""
+
+    def shortest(rows, tokens):
+        asked = Recipe.model_validate(
+            {
+                "base_model": "org/model",
+                "training": {"max_seq_len": min(131_072, rows), "effective_batch_tokens": tokens},
+            }
+        )
+        return training_memory(
+            SHAPE, asked, micro_batch_tokens=shortest_micro_batch(asked), checkpointing=True
+        ).total
+
+    assert shortest(length, step) <= shortest(length + more, step)
+    assert shortest(length, step) <= shortest(length, 2 * step)
+
+
+def test_a_fused_loss_spares_the_logits_of_all_but_a_chunk():
+    """With a vocabulary of 128k, 8k tokens without a fused loss take 9 GB more than with one."""
+    fused, whole = (
+        training_memory(SHAPE, recipe(), micro_batch_tokens=8192, checkpointing=True, fused_loss=kind).total
+        for kind in (True, False)
+    )
+    assert (whole - fused) / 1e9 == pytest.approx((8192 - LOSS_CHUNK) * 128256 * 10 / 1e9)
+
+
+def test_the_chunk_is_the_trainers():
+    """The planner's chunk is as large as the one that the image's loss takes."""
+    likelihood = pytest.importorskip("tuner.likelihood")
+    assert likelihood.CHUNK == LOSS_CHUNK

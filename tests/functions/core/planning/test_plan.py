@@ -98,7 +98,7 @@ def test_the_first_type_that_fits_and_is_paid_is_taken(make_plan):
     """Types that don't fit are passed over; those behind the choice remain for the ladder."""
     types = ["ml.g6.xlarge", "ml.p5e.48xlarge", "ml.g6e.xlarge", "ml.g7e.2xlarge"]
     recipe = {
-        "training": {"max_seq_len": 16_384},
+        "training": {"max_seq_len": 32_768},
         "compute": {"instance_types": types, "evaluation_instance_types": ["ml.g6e.xlarge"]},
     }
     made = make_plan(recipe)
