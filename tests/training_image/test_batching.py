@@ -56,6 +56,26 @@ def test_micro_batches_cover_the_step_within_the_bound(
         assert part.tokens <= bound or len(part.rows) == 1
 
 
+@given(
+    st.lists(st.lists(st.integers(20, 300), min_size=1, max_size=2), min_size=1, max_size=60),
+    st.integers(300, 2_000),
+    st.integers(0, 19),
+)
+def test_end_to_end_no_token_is_padding(groups: list[list[int]], bound: int, shared: int) -> None:
+    """Every document is in one pass, computed once but for what is shared; a group is never parted."""
+    plan = shape_batches(groups, bound, packing=True, hidden_size=64, shared=shared, end_to_end=True)
+    sizes = [size for group in groups for size in group]
+    owners = [index for index, group in enumerate(groups) for _ in group]
+    assert sorted(m for part in plan for row in part.rows for m in row) == list(range(len(sizes)))
+    for part in plan:
+        members = [m for row in part.rows for m in row]
+        assert part.tokens == shared + sum(sizes[m] - shared for m in members)
+        assert part.width == max(sizes[m] for m in members)
+        assert part.tokens <= bound or len({owners[m] for m in members}) == 1
+    where = {owners[m]: index for index, part in enumerate(plan) for row in part.rows for m in row}
+    assert all(where[owners[m]] == index for index, part in enumerate(plan) for row in part.rows for m in row)
+
+
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=40))
 def test_a_preference_pair_is_never_parted(pairs: list[tuple[int, int]]) -> None:
     """Both answers of a pair are in the same pass: their losses are one number."""

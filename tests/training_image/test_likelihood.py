@@ -1,5 +1,6 @@
 """The same loss and gradient in every shape a step can take."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tiny_jobs import chat_rows
 from torch.nn import functional
 
 from dropforge_core.recipe import Recipe
+from tuner.attention import lays_end_to_end
 from tuner.batching import MicroBatch, shape_batches, shared_beginning
 from tuner.conversation import Document
 from tuner.data import Row, encode_rows
@@ -51,22 +53,51 @@ def losses_and_slopes(
     return found.detach(), torch.cat(gradients)
 
 
-@pytest.mark.parametrize("way", ["padded", "packed", "shared"])
+@pytest.mark.parametrize("way", ["padded", "packed", "shared", "end to end", "end to end, shared"])
 def test_documents_do_not_see_one_another(model: LanguageModel, documents: list[Document], way: str) -> None:
-    """Losses and gradients equal those of the documents one by one, padded, packed or sharing a beginning."""
+    """Losses and gradients equal those of the documents one by one, in every shape that a pass can have."""
     alone = [MicroBatch(((i,),), d.length) for i, d in enumerate(documents)]
     if way == "packed":
         plan = [MicroBatch(((0, 1, 2, 3), (4, 5, 6, 7, 8)), sum(d.length for d in documents))]
     else:
-        shared = shared_beginning(documents) if way == "shared" else 0
-        assert (shared > 0) == (way == "shared")
-        sizes = [[d.length] for d in documents]
-        plan = shape_batches(sizes, 10_000, packing=False, hidden_size=64, shared=shared)
+        shared = shared_beginning(documents) if way.endswith("shared") else 0
+        assert (shared > 0) == way.endswith("shared")
+        sizes, flat = [[d.length] for d in documents], way.startswith("end to end")
+        if flat:
+            assert lays_end_to_end(model.causal, CPU)
+        plan = shape_batches(sizes, 10_000, packing=flat, hidden_size=64, shared=shared, end_to_end=flat)
         assert len(plan) == 1
     expected, expected_slope = losses_and_slopes(model, documents, alone)
     found, slope = losses_and_slopes(model, documents, plan)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(slope, expected_slope, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_are_recomputed_keep_their_documents_apart(
+    model: LanguageModel, documents: list[Document]
+) -> None:
+    """Gradient checkpointing changes no loss and no gradient of documents that lie end to end."""
+    assert lays_end_to_end(model.causal, CPU)
+    sizes, shared = [[d.length] for d in documents], shared_beginning(documents)
+    plan = shape_batches(sizes, 10_000, packing=True, hidden_size=64, shared=shared, end_to_end=True)
+    kept, kept_slope = losses_and_slopes(model, documents, plan)
+    model.causal.train()
+    model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    again, again_slope = losses_and_slopes(model, documents, plan)
+    torch.testing.assert_close(again, kept)
+    torch.testing.assert_close(again_slope, kept_slope)
+
+
+def test_what_fills_a_rehearsed_pass_teaches_nothing(model: LanguageModel, documents: list[Document]) -> None:
+    """A pass that is widened to its bound computes that many tokens and has the same losses."""
+    assert lays_end_to_end(model.causal, CPU)
+    (shape,) = shape_batches(
+        [[d.length] for d in documents], 10_000, packing=True, hidden_size=64, end_to_end=True
+    )
+    batch = make_batch(documents, replace(shape, end_to_end=shape.tokens + 100), model.pad_id, CPU)
+    assert batch.inputs["input_ids"].shape == (1, sum(d.length for d in documents) + 100)
+    expected = token_nll(model, make_batch(documents, shape, model.pad_id, CPU))
+    torch.testing.assert_close(token_nll(model, batch), expected)
 
 
 def test_the_loss_is_that_of_the_whole_model(model: LanguageModel, documents: list[Document]) -> None:

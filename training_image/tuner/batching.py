@@ -80,15 +80,20 @@ class MicroBatch:
         rows: documents of each row; more than one where rows are packed.
         width: tokens of the longest row.
         shared: tokens at the start of every row that are computed once.
+        end_to_end: tokens of all rows laid one behind the other, shared ones once, as `tuner.attention` takes
+            them; None where they lie side by side and shorter ones are padded.
     """
 
     rows: tuple[tuple[int, ...], ...]
     width: int
     shared: int = 0
+    end_to_end: int | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens computed, padding counted."""
+        if self.end_to_end is not None:
+            return self.end_to_end
         return _computed(len(self.rows), self.width, self.shared)
 
 
@@ -112,15 +117,16 @@ def shared_beginning(documents: Sequence[Document]) -> int:
     return shared if shared >= SHARED_LEAST else 0
 
 
-def shape_batches(
+def shape_batches(  # noqa: PLR0913  # what a shape depends on
     groups: Sequence[Sequence[int]],
     max_tokens: int,
     *,
     packing: bool,
     hidden_size: int,
     shared: int = 0,
+    end_to_end: bool = False,
 ) -> list[MicroBatch]:
-    """Micro-batches of at most `max_tokens`, padded by length or packed, whichever costs less.
+    """Micro-batches of at most `max_tokens`: end to end, or padded by length or packed, whichever costs less.
 
     A group's documents (a preference pair) stay in one micro-batch. Cost per token and layer is
     24 h^2 FLOPs for the linear parts and 4 h w for attention over a row of w tokens (Kaplan et al.,
@@ -132,7 +138,10 @@ def shape_batches(
         packing: whether rows may hold more than one document.
         hidden_size: h.
         shared: tokens with which all documents begin; packed rows can't share them.
+        end_to_end: whether the model takes documents without padding; nothing is cheaper.
     """
+    if end_to_end and packing:
+        return _end_to_end(groups, max_tokens, shared)
     padded = _padded(groups, max_tokens, shared)
     if not packing or any(len(group) != 1 for group in groups):
         return padded
@@ -162,23 +171,47 @@ def _padded(groups: Sequence[Sequence[int]], max_tokens: int, shared: int) -> li
     return batches
 
 
+def _end_to_end(groups: Sequence[Sequence[int]], max_tokens: int, shared: int) -> list[MicroBatch]:
+    """Best-fit decreasing into passes: the fewer there are, the less often the shared beginning is computed."""
+    starts = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
+    sizes = [sum(length - shared for length in group) for group in groups]
+    passes = [
+        (
+            sum(sizes[index] for index in part),
+            [int(starts[index]) + at for index in part for at in range(len(groups[index]))],
+        )
+        for part in _best_fit(sizes, max_tokens - shared)
+    ]
+    flat = [length for group in groups for length in group]
+    return [
+        MicroBatch(tuple((m,) for m in members), max(flat[m] for m in members), shared, shared + size)
+        for size, members in passes
+    ]
+
+
+def _best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of the sizes in as few bins as best-fit decreasing finds; what is larger than a bin is alone in one."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        fits = [place for place, left in enumerate(room) if left >= sizes[index]]
+        if fits:
+            best = min(fits, key=lambda place: (room[place], place))
+            bins[best].append(index)
+            room[best] -= sizes[index]
+        else:
+            bins.append([index])
+            room.append(capacity - sizes[index])
+    return bins
+
+
 def _packed(lengths: Sequence[int], max_tokens: int) -> list[MicroBatch]:
     """Best-fit decreasing into rows as wide as the longest document, then rows into micro-batches.
 
     Rows no wider than need be: attention over a row costs its width for every token.
     """
     width = max(lengths)
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        fits = [row for row, left in enumerate(room) if left >= lengths[index]]
-        if fits:
-            best = min(fits, key=lambda row: (room[row], row))
-            rows[best].append(index)
-            room[best] -= lengths[index]
-        else:
-            rows.append([index])
-            room.append(width - lengths[index])
+    rows = _best_fit(lengths, width)
     height = max(1, max_tokens // width)
     return [
         MicroBatch(tuple(tuple(row) for row in part), max(sum(lengths[i] for i in row) for row in part))

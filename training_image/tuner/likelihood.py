@@ -6,7 +6,7 @@ with a vocabulary of 128k they would outweigh the rest of the pass.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tuner.attention import cut_row, row_inputs
 from tuner.batching import MicroBatch
 from tuner.conversation import Document
 from tuner.model import LanguageModel, LogitTransform
@@ -27,7 +28,8 @@ class Batch:
     """Tensors of one forward pass over R rows of W tokens with N taught tokens.
 
     Attributes:
-        inputs: keyword arguments of the decoder: input_ids [R, W], position_ids [R, W], attention_mask.
+        inputs: keyword arguments of the decoder: input_ids [R, W], position_ids [R, W], attention_mask; where the
+            documents lie end to end, R is 1 and `segments` says how they are cut.
         prefix: [1, S] tokens with which every row begins, not part of W; None where nothing is shared.
         places: [N] positions in the flattened [R * W] whose next token is taught.
         targets: [N] the taught tokens.
@@ -35,16 +37,82 @@ class Batch:
         owners: [N] index of the document in the step that each taught token belongs to.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     prefix: Tensor | None
     places: Tensor
     targets: Tensor
     weights: Tensor
     owners: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; from pinned memory the copy runs beside what the device is doing."""
+        if device.type == "cpu":
+            return self
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return (
+                    value.pin_memory().to(device, non_blocking=True)
+                    if device.type == "cuda"
+                    else value.to(device)
+                )
+            return value.to(device)
+
+        return replace(
+            self,
+            inputs={name: moved(value) for name, value in self.inputs.items()},
+            prefix=None if self.prefix is None else moved(self.prefix),
+            places=moved(self.places),
+            targets=moved(self.targets),
+            weights=moved(self.weights),
+            owners=moved(self.owners),
+        )
+
 
 def make_batch(documents: Sequence[Document], shape: MicroBatch, pad_id: int, device: torch.device) -> Batch:
-    """Lay documents into rows; packed ones see only themselves, by a block-diagonal causal mask."""
+    """Lay documents into rows, or one behind the other where the shape says so; none sees another."""
+    lay = _in_rows if shape.end_to_end is None else _in_one_row
+    return lay(documents, shape, pad_id).to(device)
+
+
+def _in_one_row(documents: Sequence[Document], shape: MicroBatch, pad_id: int) -> Batch:
+    """What is missing to the shape's tokens (a rehearsal's) is filled by a document that teaches nothing."""
+    shared, total = shape.shared, shape.end_to_end or 0
+    order = [member for row in shape.rows for member in row]
+    lengths = [documents[member].length - shared for member in order]
+    filler = total - shared - sum(lengths)
+    pieces = [np.arange(shared), *(np.arange(shared, shared + length) for length in lengths)]
+    ids = [documents[order[0]].ids[:shared], *(documents[member].ids[shared:] for member in order)]
+    if filler:
+        lengths.append(filler)
+        pieces.append(np.arange(filler))
+        ids.append(np.full(filler, pad_id, dtype=np.int64))
+    starts = shared + np.concatenate([[0], np.cumsum(lengths)])
+    taught = []
+    for start, member in zip(starts, order, strict=False):
+        document = documents[member]
+        which = np.flatnonzero(document.weights)
+        places = start + which - 1 - shared
+        taught.append((places, document.ids[which], document.weights[which], np.full(len(which), member)))
+    places, targets, weights, owners = (
+        torch.from_numpy(np.concatenate(column)) for column in zip(*taught, strict=True)
+    )
+    return Batch(
+        inputs=row_inputs(
+            torch.from_numpy(np.concatenate(ids))[None],
+            torch.from_numpy(np.concatenate(pieces))[None],
+            cut_row(tuple(int(length) for length in lengths), shared),
+        ),
+        prefix=None,
+        places=places,
+        targets=targets,
+        weights=weights,
+        owners=owners,
+    )
+
+
+def _in_rows(documents: Sequence[Document], shape: MicroBatch, pad_id: int) -> Batch:
+    """Packed documents see only themselves by a block-diagonal causal mask."""
     size, shared = (len(shape.rows), shape.width), shape.shared
     ids = np.full(size, pad_id, dtype=np.int64)
     positions = np.zeros(size, dtype=np.int64)
@@ -69,15 +137,15 @@ def make_batch(documents: Sequence[Document], shape: MicroBatch, pad_id: int, de
         mask = torch.from_numpy((blocks >= 0).astype(np.int64))
     return Batch(
         inputs={
-            "input_ids": torch.from_numpy(ids[:, shared:].copy()).to(device),
-            "position_ids": torch.from_numpy(positions[:, shared:].copy()).to(device),
-            "attention_mask": mask.to(device),
+            "input_ids": torch.from_numpy(ids[:, shared:].copy()),
+            "position_ids": torch.from_numpy(positions[:, shared:].copy()),
+            "attention_mask": mask,
         },
-        prefix=torch.from_numpy(ids[:1, :shared].copy()).to(device) if shared else None,
-        places=torch.from_numpy(places).to(device),
-        targets=torch.from_numpy(targets).to(device),
-        weights=torch.from_numpy(weights).to(device),
-        owners=torch.from_numpy(owners).to(device),
+        prefix=torch.from_numpy(ids[:1, :shared].copy()) if shared else None,
+        places=torch.from_numpy(places),
+        targets=torch.from_numpy(targets),
+        weights=torch.from_numpy(weights),
+        owners=torch.from_numpy(owners),
     )
 
 

@@ -77,8 +77,14 @@ def _by_document(values: Tensor, owners: Tensor, count: int) -> Tensor:
     return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, owners, values)
 
 
-def split_step(
-    examples: Sequence[Example], max_tokens: int, *, packing: bool, sharing: bool, hidden_size: int
+def split_step(  # noqa: PLR0913  # what a shape depends on
+    examples: Sequence[Example],
+    max_tokens: int,
+    *,
+    packing: bool,
+    sharing: bool,
+    hidden_size: int,
+    end_to_end: bool = False,
 ) -> list[Part]:
     """The micro-batches of one step.
 
@@ -88,6 +94,7 @@ def split_step(
         packing: whether rows may hold more than one document.
         sharing: whether a common beginning may be computed once a pass.
         hidden_size: of the model.
+        end_to_end: whether the model takes documents one behind the other, without padding.
     """
     flat = [(owner, d) for owner, example in enumerate(examples) for d in example.documents]
     shapes = shape_batches(
@@ -96,6 +103,7 @@ def split_step(
         packing=packing,
         hidden_size=hidden_size,
         shared=shared_beginning([document for _, document in flat]) if sharing else 0,
+        end_to_end=end_to_end,
     )
     parts = []
     for shape in shapes:

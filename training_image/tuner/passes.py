@@ -64,6 +64,8 @@ def heaviest_passes(run: Run) -> Iterator[tuple[Part, Sequence[Example]]]:
 
 
 def _widened(shape: MicroBatch, tokens: int) -> MicroBatch:
+    if shape.end_to_end is not None:
+        return replace(shape, end_to_end=max(shape.end_to_end, tokens))
     width = shape.shared + (tokens - shape.shared) // len(shape.rows)
     return replace(shape, width=max(shape.width, width))
 
@@ -93,6 +95,7 @@ def training_passes(run: Run, examples: Sequence[Example]) -> list[Part]:
         packing=run.recipe.training.packing,
         sharing=run.may_share,
         hidden_size=run.base.hidden_size,
+        end_to_end=run.end_to_end,
     )
 
 
@@ -125,9 +128,10 @@ def measure(run: Run, stop: StopRequest) -> float:
         for part in split_step(
             run.holdout,
             run.state.micro_batch_tokens,
-            packing=False,
+            packing=run.end_to_end,
             sharing=run.base.can_share,
             hidden_size=run.base.hidden_size,
+            end_to_end=run.end_to_end,
         ):
             stop.check()
             total += float(part_losses(run.objective, run.base, part, run.holdout).sum())

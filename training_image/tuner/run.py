@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dropforge_core.recipe import Recipe
+from tuner.attention import lays_end_to_end
 from tuner.batching import Schedule, plan_steps
 from tuner.checkpoint import Checkpoint, TrainingState, random_state
 from tuner.contract import Container, Say, TrainingJob
@@ -51,6 +52,8 @@ class Run:
     state: TrainingState
     best: dict[str, Tensor]
     progress: Progress
+    end_to_end: bool = False
+    """Whether documents lie one behind the other in a pass, without padding."""
 
     @property
     def recipe(self) -> Recipe:
@@ -58,9 +61,12 @@ class Run:
 
     @property
     def may_share(self) -> bool:
-        """Recomputed layers keep no keys, and dropout must differ between rows."""
-        recomputed = self.job.config.gradient_checkpointing
-        return self.base.can_share and not recomputed and not self.recipe.adapter.dropout
+        """Whether rows may share a beginning: dropout must differ between them.
+
+        Side by side they share it as a pass of its own, which must keep its keys; recomputed layers keep none.
+        """
+        kept = self.end_to_end or not self.job.config.gradient_checkpointing
+        return self.base.can_share and kept and not self.recipe.adapter.dropout
 
     def owes_evaluation(self) -> bool:
         """Whether the hold-out is to be measured at this step and was not yet."""
@@ -106,6 +112,7 @@ def prepare(
         seed=training.seed,
     )
     evaluate_every = max(1, round(schedule.steps_per_epoch / training.evals_per_epoch))
+    end_to_end = training.packing and not base.lockstep and lays_end_to_end(base.causal, base.device)
     adapted = attach_adapter(base, job.recipe, gradient_checkpointing=job.config.gradient_checkpointing)
     parameters = trainable(base.causal)
     chosen = choose_holdout(
@@ -142,6 +149,7 @@ def prepare(
             schedule.steps,
             open_trackers(job, container, say),
         ),
+        end_to_end=end_to_end,
     )
 
 
