@@ -360,6 +360,32 @@ def compare(first: Run, second: Run, stack: StackName = DEFAULT_NAME, as_json: J
 
 
 @app.command()
+def gate(
+    run: Run,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", help="Decide once more from the stored answers; 1 where it is not the same."
+        ),
+    ] = False,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """A run's decision, rule by rule."""
+    from dropforge.cli import decision
+
+    found = Stack.find(stack)
+    record, terminal = found.resolve(run), Terminal(as_json=as_json)
+    if not again:
+        told = decision.read_decision(found, record)
+        terminal.result(told, decision.view(told))
+        return
+    recomputed = decision.decide_again(found, record)
+    terminal.result(recomputed, decision.view_again(recomputed))
+    raise typer.Exit(OK if recomputed.same else INVALID)
+
+
+@app.command()
 def report(
     run: Run,
     out: Annotated[
