@@ -51,6 +51,10 @@ class Lease(Frozen):
     pool: str
     until: float
     """A holder that died without a word gives the slot back then."""
+    since: float
+    hold_s: float
+    turn: int
+    """Its model's turn before it was served: a job that is refused has not been served."""
 
 
 class Size(Frozen):
@@ -74,7 +78,7 @@ class Queue(Frozen):
     waiting: tuple[Ticket, ...] = ()
     leases: tuple[Lease, ...] = ()
     turns: Mapping[str, int] = {}
-    """By model that waits: the turn at which it was served last, or came."""
+    """By model and pool that it waits for: the turn at which it was served there last, or came."""
     turn: int = 0
     sizes: Mapping[str, Size] = {}
 
@@ -92,14 +96,14 @@ def enter(queue: Queue, ticket: Ticket) -> Queue:
     held = lease_of(queue, ticket.run_id)
     if held is not None and held.pool == ticket.pool:
         return queue
-    is_new = all(other.model != ticket.model for other in queue.waiting)
+    is_new = all(_place(other) != _place(ticket) for other in queue.waiting)
     queue = leave(queue, ticket.run_id)
     if len(queue.waiting) >= HELD_AT_MOST:
         return queue
     turns = dict(queue.turns)
     if is_new:
         # Whoever comes now stands behind all who wait, or a stream of newcomers would keep them waiting.
-        turns[ticket.model] = queue.turn
+        turns[_place(ticket)] = queue.turn
     waiting = tuple(sorted((*queue.waiting, ticket), key=lambda one: (one.since, one.run_id)))
     return queue.model_copy(update={"waiting": waiting, "turns": turns})
 
@@ -116,7 +120,10 @@ def leave(queue: Queue, run_id: str) -> Queue:
 
 
 def refuse(queue: Queue, run_id: str, now: float) -> Queue:
-    """The account's quota refused this holder: its pool has as many slots as the others hold."""
+    """The account's quota refused this holder: its pool has as many slots as the others hold.
+
+    It waits again at once, where it stood before.
+    """
     held = lease_of(queue, run_id)
     queue = _without(queue, run_id)
     if held is None:
@@ -129,13 +136,25 @@ def refuse(queue: Queue, run_id: str, now: float) -> Queue:
         # It was the one more that was tried.
         span = min(LONGEST_PROBE_S, 2 * span)
     size = Size(limit=others, until=now + span, span_s=span, empty_since=empty_since)
-    return queue.model_copy(update={"sizes": {**queue.sizes, held.pool: size}})
+    queue = queue.model_copy(update={"sizes": {**queue.sizes, held.pool: size}})
+    again = Ticket(
+        run_id=run_id,
+        model=held.model,
+        pool=held.pool,
+        since=held.since,
+        asked=now,
+        hold_s=held.hold_s,
+    )
+    queue = enter(queue, again)
+    turn = min(held.turn, queue.turns.get(_place(again), held.turn))
+    return queue.model_copy(update={"turns": {**queue.turns, _place(again): turn}})
 
 
 def grant(queue: Queue, now: float, at_most: int) -> tuple[Queue, tuple[Ticket, ...]]:
     """Give every free slot to whose turn it is. `at_most` slots over all pools; 0 for no bound but the quotas."""
     queue = _swept(queue, now)
     granted: list[Ticket] = []
+    leases = list(queue.leases)
     held: dict[str, int] = {}
     for lease in queue.leases:
         held[lease.pool] = held.get(lease.pool, 0) + 1
@@ -150,23 +169,17 @@ def grant(queue: Queue, now: float, at_most: int) -> tuple[Queue, tuple[Ticket, 
             break
         waiting.remove(first)
         granted.append(first)
+        leases.append(_lease(first, now, turns.get(_place(first), 0)))
         held[first.pool] = held.get(first.pool, 0) + 1
         turn += 1
-        turns[first.model] = turn
+        turns[_place(first)] = turn
         free -= 1
-    wait = {ticket.model for ticket in waiting}
-    leases = (
-        *queue.leases,
-        *(
-            Lease(run_id=one.run_id, model=one.model, pool=one.pool, until=now + one.hold_s)
-            for one in granted
-        ),
-    )
+    wait = {_place(ticket) for ticket in waiting}
     settled = queue.model_copy(
         update={
             "waiting": tuple(waiting),
-            "leases": leases,
-            "turns": {model: at for model, at in turns.items() if model in wait},
+            "leases": tuple(leases),
+            "turns": {place: at for place, at in turns.items() if place in wait},
             "turn": turn,
             "sizes": sizes,
         }
@@ -224,7 +237,19 @@ def _swept(queue: Queue, now: float) -> Queue:
     sizes = {
         pool: size for pool, size in queue.sizes.items() if pool in wanted or now - size.until < QUOTA_AGE_S
     }
-    return queue.model_copy(update={"waiting": waiting, "leases": leases, "sizes": sizes})
+    return queue.model_copy(update={"waiting": waiting, "leases": tuple(leases), "sizes": sizes})
+
+
+def _lease(ticket: Ticket, now: float, turn: int) -> Lease:
+    return Lease(
+        run_id=ticket.run_id,
+        model=ticket.model,
+        pool=ticket.pool,
+        until=now + ticket.hold_s,
+        since=ticket.since,
+        hold_s=ticket.hold_s,
+        turn=turn,
+    )
 
 
 def _tried(sizes: Mapping[str, Size], pool: str, held: int, now: float) -> Mapping[str, Size]:
@@ -249,9 +274,14 @@ def _first(
     """Whose turn it is, of those whose pool has room: of each model the oldest, of the models who waited longest."""
     oldest: dict[str, Ticket] = {}
     for ticket in waiting:
-        size = sizes.get(ticket.pool)
-        if ticket.model not in oldest and (size is None or held.get(ticket.pool, 0) < size.limit):
-            oldest[ticket.model] = ticket
+        place, size = _place(ticket), sizes.get(ticket.pool)
+        if place not in oldest and (size is None or held.get(ticket.pool, 0) < size.limit):
+            oldest[place] = ticket
     return min(
-        oldest.values(), key=lambda one: (turns.get(one.model, 0), one.since, one.run_id), default=None
+        oldest.values(), key=lambda one: (turns.get(_place(one), 0), one.since, one.run_id), default=None
     )
+
+
+def _place(ticket: Ticket) -> str:
+    """Turns are taken by models, in each pool: an evaluation that was served costs no training its turn."""
+    return f"{ticket.model} {ticket.pool}"

@@ -94,6 +94,23 @@ def test_a_refusal_teaches_the_size_of_the_pool():
     assert [one.run_id for one in more] == ["a4"]
 
 
+def test_a_refused_job_has_not_been_served():
+    """A model whose job met the quota keeps its turn, and its run stands where it stood."""
+    queue = entered(ticket("a0", "a"), ticket("b0", "b", since=1), ticket("b1", "b", since=2))
+    queue, (first,) = slots.grant(queue, 2, 1)
+    assert first.run_id == "a0"
+    queue, granted = slots.grant(slots.refuse(queue, "a0", 3), 3 + slots.PROBE_S, 1)
+    assert [one.run_id for one in granted] == ["a0"]
+
+
+def test_an_evaluation_costs_no_training_its_turn():
+    """Each pool has turns of its own: a model that is evaluated often trains as often as the others."""
+    other = pool_of("EVALUATE", "ml.g5.xlarge", spot=False)
+    queue = entered(ticket("a0", "a", pool=other), ticket("a1", "a", since=1), ticket("b0", "b", since=2))
+    queue, granted = slots.grant(queue, 3, 2)
+    assert [one.run_id for one in granted] == ["a0", "a1"]
+
+
 def test_a_pool_that_grew_is_found():
     """After a while one more is tried, then two, then four; a refusal starts again with one."""
     queue = entered(*(ticket(f"a{n:02}", since=n, hold_s=1e6, asked=1e5) for n in range(20)))
