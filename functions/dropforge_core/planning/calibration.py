@@ -16,11 +16,12 @@ from pydantic import Field, TypeAdapter
 from dropforge_core.contracts import Interval
 from dropforge_core.model import Tolerant
 
-PRIOR_MFU: Final = Interval(low=0.08, expected=0.25, high=0.45)
+PRIOR_MFU: Final = Interval(low=0.08, expected=0.25, high=0.6)
 """Share of one GPU's dense bf16 peak that training reaches, nine times in ten, where nothing is measured yet.
 
-Published runs give 0.30-0.44 for QLoRA on A100 and 0.41 for bf16 LoRA on H100; none that can be
-trusted was found for A10G, L4 and L40S, hence the width.
+Published runs give 0.10-0.56 for QLoRA on A100, rising with the rows' length from 256 to 8192 tokens, and 0.42-0.44
+for bf16 LoRA on H100 (benchmarks/plan.py, attention counted); none that can be trusted was found for A10G, L4 and
+L40S, hence the width.
 """
 RATE: Final = 0.9
 """Share of runs whose constant lies in the interval."""
@@ -131,10 +132,14 @@ def learn(measured: Iterable[Speed], instance_type: str, parameters: int, *, gpu
     between = PRIOR_SPREAD**2 - RUN_SPREAD**2
     plain = math.fsum(w * x for x, w in clipped) / weight
     spread = math.fsum(w * (x - plain) ** 2 for x, w in clipped)
-    within = (RUN_SPREAD_WEIGHT * RUN_SPREAD**2 + spread) / (RUN_SPREAD_WEIGHT + weight)
+    # One run lies at its own mean and tells nothing of the spread.
+    freedom = RUN_SPREAD_WEIGHT + max(0.0, weight - 1)
+    within = (RUN_SPREAD_WEIGHT * RUN_SPREAD**2 + spread) / freedom
     mean = math.fsum(w * x for x, w in clipped) / (weight + within / between)
     variance = within + 1 / (1 / between + weight / within)
-    half = _NORMAL_90 * math.sqrt(variance)
+    # Student's t to the first order of 1 / freedom, because the spread is estimated (Abramowitz & Stegun 26.7.5).
+    quantile = _NORMAL_90 + (_NORMAL_90**3 + _NORMAL_90) / (4 * freedom)
+    half = quantile * math.sqrt(variance)
     expected = PRIOR_MFU.expected * math.exp(mean)
     # What is planned without runs lies above the prior's middle; runs take that away with the rest of the prior.
     prior_share = (within / between) / (weight + within / between)
