@@ -14,11 +14,16 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from dropforge_core import contracts
+from dropforge_core.evaluation import join
+from dropforge_core.gate import checks, documents, evidence, general, rules, slices
 
 DOCUMENTS: Final[Mapping[str, tuple[type[BaseModel], str]]] = {
-    "validation": (contracts.ValidationReport, "validate.md")
+    "validation": (contracts.ValidationReport, "validate.md"),
+    "gate": (documents.GateReport, "gate.md"),
 }
 """Name of the schema's file to what it describes, and the page that has its fields."""
+SOURCES: Final = (contracts, join, evidence, rules, slices, checks, general, documents)
+"""Modules whose classes the documents are made of."""
 BEGIN: Final = "<!-- fields: made by `make schemas` -->\n"
 END: Final = "<!-- end of fields -->\n"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -41,7 +46,7 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
 
 def _descriptions() -> Iterator[tuple[tuple[str, str], str]]:
     """Class and field of every string that stands below a field of the contracts."""
-    for cls in ast.parse(inspect.getsource(contracts)).body:
+    for cls in (cls for module in SOURCES for cls in ast.parse(inspect.getsource(module)).body):
         if not isinstance(cls, ast.ClassDef):
             continue
         for field, below in zip(cls.body, cls.body[1:], strict=False):
@@ -85,7 +90,8 @@ def _kind(field: Mapping[str, Any], whole: Mapping[str, Any]) -> tuple[str, Mapp
     if "$ref" in field:
         return "object", whole["$defs"][field["$ref"].rsplit("/", 1)[-1]]
     if "anyOf" in field:
-        return " or ".join(_kind(one, whole)[0] for one in field["anyOf"]), None
+        kinds = [_kind(one, whole) for one in field["anyOf"]]
+        return " or ".join(kind for kind, _ in kinds), next((inner for _, inner in kinds if inner), None)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"]), None
     if field["type"] == "array":

@@ -17,6 +17,7 @@ LISTED: Final = 10
 
 class CanaryFailure(Frozen):
     id: str
+    """Of the row."""
     why: str
     """What was wrong, without the answer's text."""
 
@@ -25,6 +26,7 @@ class Canaries(Frozen):
     """Held-out rows that must be answered right, each of them."""
 
     asked: int
+    """How many there are."""
     failed: tuple[CanaryFailure, ...]
     """Of the candidate, sorted by id."""
     failed_before: tuple[str, ...]

@@ -57,23 +57,36 @@ class Flips(Frozen):
     """Rows whose answer turned right or wrong, by id."""
 
     metric: str
+    """By which an answer is right or wrong."""
     against: Reference
+    """Whose answer it was before."""
     fixed: tuple[str, ...]
+    """Ids that turned right."""
     broken: tuple[str, ...]
+    """Ids that turned wrong."""
 
 
 class Provenance(Frozen):
     """What was judged, by digest."""
 
     dataset_digest: str
+    """Of the validated rows, both sides."""
     recipe_digest: str
+    """Of the recipe in canonical form."""
     base_model: str
+    """By its name."""
     base_model_prefix: str
+    """Where its copy lies; it ends in the revision."""
     training_job_name: str
+    """Which made the candidate."""
     model_data: str
+    """S3 URI of the candidate's artifact."""
     champion_package_arn: str | None
+    """Null where no package was approved."""
     prompts_digest: str
+    """Of everything that was asked, in any order."""
     predictions_digest: str
+    """Of everything that was answered, in any order."""
 
 
 class HoldoutUse(Frozen):
@@ -93,38 +106,62 @@ class Policy(Frozen):
     """The recipe's gate as it was applied, defaults filled in."""
 
     primary: str
+    """In this the candidate must be better than the base model."""
     guarded: tuple[str, ...]
+    """In these it must not be worse than the champion."""
     minimum: Mapping[str, float]
+    """By metric: what its bound must reach."""
     delta: float
+    """Margin of non-inferiority."""
     alpha: float
+    """One-sided error level of every bound."""
     power: float
+    """With which delta is to be shown at `n_needed`."""
     min_examples: int
+    """Fewer independent rows are never a pass."""
     slice_delta: float = 0.0
+    """Harm up to which no part blocks."""
     canary: str = "canary"
+    """Field of `meta` that marks a canary."""
     forgetting: float | Literal["report", "off"] = "off"
+    """Margin, or whether general questions are only told or not asked."""
 
 
 class GateReport(Frozen):
     """`gate.json`. The same answers under the same recipe give the same bytes, in any order of lines."""
 
     schema_version: Literal[1] = 1
+    """Of this document; fields may be added to a version, none is renamed or removed."""
     run_id: str
+    """Whose candidate it is."""
     model: str
+    """The model's name."""
     verdict: Verdict
+    """Of all rules together."""
     summary: str
+    """Two sentences for a person."""
     policy: Policy
+    """The recipe's gate with its defaults."""
     rules: tuple[Rule, ...]
+    """Each rule as it was applied; all must pass."""
     coverage: Coverage
+    """How whole the answers are."""
     flips: tuple[Flips, ...]
+    """Which answers turned right or wrong, against base and champion."""
     slices: tuple[SliceResult, ...]
+    """The same comparison within parts of the hold-out."""
     canaries: Canaries | None = None
     """None where no row of the hold-out is marked as one."""
     forgetting: Forgetting | None = None
     """None where general questions were not asked."""
     holdout: HoldoutUse | None = None
+    """Which rows decided, and how often."""
     notes: tuple[str, ...]
+    """What a reader must know beside the numbers."""
     partial_training: bool
+    """Whether training stopped at its cap."""
     provenance: Provenance
+    """What was judged, by digest."""
     metrics_digest: str
     """`sha256:<hex>` of evaluation/metrics.json."""
     seed: None = None

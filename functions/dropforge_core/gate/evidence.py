@@ -45,16 +45,25 @@ class Comparison(Frozen):
     """The candidate against one reference on one metric, row by row. Positive: the candidate is better."""
 
     metric: str
+    """By its name."""
     against: Literal["base", "champion"]
+    """Who the candidate is compared with."""
     n: int
+    """Rows that both sides have."""
     clusters: int
+    """Groups of rows that ask the same; only they are independent."""
     difference: float | None
+    """Mean gain of the candidate, in units of the metric; null where nothing was measured."""
     lower: float | None
+    """One-sided bound at alpha; null is unbounded."""
     upper: float | None
+    """As `lower`, from above."""
     method: Method
+    """`tango`: paired proportions; `t`: Student's t over clusters, corrected for skewness; `none`: nothing was measured."""
     better: int
     """Rows on which the candidate is better."""
     worse: int
+    """Rows on which the candidate is worse."""
     deviation: float | None = None
     """Standard deviation of one row's difference; of binary pairs at the upper bound of their discordance."""
     n_needed: int | None

@@ -52,15 +52,19 @@ class Forgetting(Frozen):
     """General questions before and after."""
 
     questions: int
+    """How many were asked."""
     questions_digest: str
-    """`sha256:<hex>` of the questions' file."""
+    """`sha256:<hex>` over ids, questions and first answers."""
     base_right: int
+    """Of them the base model has right."""
     candidate_right: int
+    """Of them the candidate has right."""
     forgotten: tuple[str, ...]
     """Ids that only the base model has right."""
     learned: tuple[str, ...]
     """Ids that only the candidate has right."""
     comparison: Comparison
+    """The candidate against the base model, question by question."""
     delta: float | None
     """The recipe's margin; None where the result is told and decides nothing."""
 

@@ -37,16 +37,27 @@ class Rule(Frozen):
         "not_forgotten",
         "holdout_reuse",
     ]
+    """A stable name; docs/gate.md tells what each asks."""
     verdict: Verdict
+    """Of this rule."""
     metric: str | None = None
+    """What it rests on; null where it is no metric."""
     against: Literal["base", "champion"] | None = None
+    """Whom the candidate was compared with; null where with nobody."""
     n: int | None = None
+    """Rows, answers or questions that it rests on."""
     value: float | None = None
+    """What was found: an estimate, a gain or a count."""
     lower: float | None = None
+    """One-sided bound of `value` at alpha."""
     upper: float | None = None
+    """As `lower`, from above."""
     threshold: float | None = None
+    """What `value` or its bound had to reach."""
     n_needed: int | None = None
+    """Where it is open the rows that would decide, else those at which delta is shown with 80 % power; null where no number is."""
     method: str = ""
+    """How the bounds were made; empty where there are none."""
     reason: str
     """One sentence for a person."""
 

@@ -24,8 +24,11 @@ SLICES_AT_MOST: Final = 50
 
 class SliceResult(Frozen):
     field: str
+    """Name in `meta`."""
     value: str
+    """What the rows of the part have there."""
     comparison: Comparison
+    """The candidate against the champion, or else the base model, within the part."""
     powered: bool
     """At least `POWERED_ROWS` rows; only then it can block."""
     p_harm: float | None

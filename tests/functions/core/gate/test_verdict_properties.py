@@ -1,13 +1,15 @@
 """What never moves a verdict, and which way a better candidate can move it."""
 
 import json
+from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dropforge_core.gate.judgement import metrics_json
-from dropforge_core.recipe import Gate
+from dropforge_core.recipe import Evaluation, Gate
 
 EVERY = ("base", "champion", "candidate")
 ORDER = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2}
@@ -128,3 +130,15 @@ def test_an_undecided_candidate_is_told_the_rows_that_would_decide(evaluated, ro
     assert found.verdict == "INCONCLUSIVE"
     assert found.n_needed > rows
     assert f"{found.n_needed:,}" in judgement.gate.summary
+
+
+@pytest.mark.parametrize("variants", [("base", "candidate"), EVERY])
+def test_every_decision_follows_the_published_schema(improved, variants):
+    """With slices, with and without a champion: nothing in gate.json lacks a place in its schema."""
+    schema = json.loads((Path(__file__).parents[4] / "docs/schemas/gate.schema.json").read_text())
+    found = improved(rows=40, variants=variants)
+    found.meta = {row_id: {"kind": row_id[-1]} for row_id in found.meta}
+    document = json.loads(found.judged(evaluation=Evaluation(slices=("kind",))).gate_json)
+    jsonschema.Draft202012Validator(schema).validate(document)
+    assert document.keys() == schema["properties"].keys()
+    assert document["slices"][0].keys() == schema["$defs"]["SliceResult"]["properties"].keys()
