@@ -107,7 +107,8 @@ def _one_by_one(
     times = query.shape[1] // key.shape[1]
     # Split and not sliced: the gradient of n slices is n tensors as large as the row.
     parts = [
-        part.split(segments.pieces, dim=2) for part in (query, repeat_kv(key, times), repeat_kv(value, times))
+        torch.split(part, list(segments.pieces), dim=2)
+        for part in (query, repeat_kv(key, times), repeat_kv(value, times))
     ]
     found = []
     for index, (q, k, v) in enumerate(zip(*parts, strict=True)):
@@ -132,7 +133,7 @@ def _in_one_kernel(
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     if segments.gather is not None:
         k, v = k[segments.gather], v[segments.gather]
-    found = varlen_attn(
+    found: Tensor = varlen_attn(  # type: ignore[assignment]  # a pair only where more is asked for
         q.contiguous(),
         k.contiguous(),
         v.contiguous(),
@@ -145,7 +146,7 @@ def _in_one_kernel(
         window_size=(-1, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return found[None]  # type: ignore[index]
+    return found.unsqueeze(0)
 
 
 AttentionInterface.register(NAME, attend)
@@ -165,7 +166,7 @@ def lays_end_to_end(causal: Any, device: torch.device) -> bool:
     whole = set(kinds) == {"full_attention"} if kinds is not None else not any(windows)
     reached = device.type != "cuda" or torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
     before = causal.config._attn_implementation  # noqa: SLF001  # has no public reader
-    if not whole or not reached or getattr(config, "attention_dropout", 0.0) or before != "sdpa":
+    if not whole or not reached or getattr(config, "attention_dropout", None) or before != "sdpa":
         return False
     was_training = causal.training
     causal.eval()
@@ -198,7 +199,7 @@ def _is_exact(causal: Any, device: torch.device) -> bool:
     shared = TRIED[0]
     vocabulary = int(causal.get_input_embeddings().weight.shape[0])
     ids = (torch.arange(sum(TRIED), device=device) * 7919 + 11) % vocabulary
-    beginning, *documents = ids.split(TRIED)
+    beginning, *documents = torch.split(ids, list(TRIED))
     decoder = causal.get_decoder()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=device.type == "cuda"):

@@ -233,7 +233,7 @@ def _swept(queue: Queue, now: float) -> Queue:
     """Without leases that have run out, tickets of runs that are gone, and pools that nobody wants."""
     waiting = tuple(one for one in queue.waiting if now - one.asked < FORGOTTEN_S)
     leases = tuple(one for one in queue.leases if one.until > now)
-    wanted = {one.pool for one in (*waiting, *leases)}
+    wanted = {ticket.pool for ticket in waiting} | {lease.pool for lease in leases}
     sizes = {
         pool: size for pool, size in queue.sizes.items() if pool in wanted or now - size.until < QUOTA_AGE_S
     }

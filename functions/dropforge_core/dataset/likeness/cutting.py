@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dropforge_core.dataset.likeness.columns import EVAL, Columns, Rows
 from dropforge_core.dataset.likeness.recurring import recurring
 from dropforge_core.dataset.likeness.repeats import NOTHING
-from dropforge_core.gate.evidence import POWER
+from dropforge_core.gate.sampling import POWER
 from dropforge_core.gate.statistics import sample_size
 from dropforge_core.recipe import Evaluation, Gate
 
