@@ -2,6 +2,8 @@
 
 import math
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -179,3 +181,12 @@ def test_a_measured_family_is_planned_by_its_measurements():
     assert after.forecast.measured_runs == pytest.approx(10, abs=0.1)
     assert [n for n in before.notes if "so the interval is wide" in n]
     assert not [n for n in after.notes if "so the interval is wide" in n]
+
+
+def test_published_runs_lie_where_the_planner_says():
+    """Of the published runs nine in ten lie inside the prior, and the margin covers every published peak of memory."""
+    rows = runpy.run_path(str(Path(__file__).parents[4] / "benchmarks/plan.py"))["published"]()
+    assert sum(row["in_prior"] for row in rows) / len(rows) >= RATE
+    peaks = [row for row in rows if "memory_gb" in row]
+    assert peaks
+    assert all(row["covered_by_margin"] for row in peaks)
