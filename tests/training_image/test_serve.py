@@ -152,7 +152,7 @@ def test_three_variants_answer_the_same_prompts(
     )
     assert len(chunked.content.splitlines()) == len(HOLDOUT)
     process.terminate()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=120) == 143
 
 
 def test_a_candidate_of_another_base_is_refused(

@@ -80,6 +80,7 @@ def judge(
     notes = [evidence.choice.reason, *evidence.notes]
     if setup.champion_note:
         notes.append(setup.champion_note)
+    notes.extend(setup.cache_notes)
     if setup.partial_training:
         notes.append("Training stopped at its cap; the best checkpoint up to then was judged.")
     gate = GateReport(

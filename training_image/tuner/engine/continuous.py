@@ -20,7 +20,8 @@ import torch
 from tuner.adapters import Variants
 from tuner.batching import SHARED_LEAST
 from tuner.contract import Say
-from tuner.engine.protocol import Completion, Question
+from tuner.conversation import Document
+from tuner.engine.protocol import Completion, Engine, Question
 from tuner.engine.slots import SlotCache, can_take_rows, use_grouped_attention
 from tuner.failure import is_out_of_memory
 from tuner.generation import (
@@ -88,7 +89,7 @@ class _Row:
     """A question that is being answered."""
 
     question: Question
-    nll: float
+    nll: float | None
     chooser: torch.Generator
     tokens: list[int] = field(default_factory=list)
 
@@ -98,9 +99,9 @@ class _Lot:
     """Questions of one variant that came together."""
 
     variant: str
-    unmeasured: deque[list[Question]]
-    waiting: deque[tuple[Question, float]]
-    """Measured, and to be answered."""
+    unmeasured: deque[list[tuple[Question, Document]]]
+    waiting: deque[tuple[Question, float | None]]
+    """To be answered, with what was measured."""
     prefix: tuple[int, ...]
     """Tokens that all prompts begin with."""
     cache: Any = None
@@ -133,12 +134,13 @@ class ContinuousEngine:
         in_order = sorted(questions, key=lambda q: (q.variant, -len(q.prompt), q.ticket))
         for variant, found in groupby(in_order, key=lambda question: question.variant):
             lot = list(found)
-            lengths = [question.document.length for question in lot]
+            measured = [(question, question.document) for question in lot if question.document is not None]
+            batches = batches_by_tokens([document.length for _, document in measured], self._pass_tokens)
             self._lots.append(
                 _Lot(
                     variant,
-                    deque([lot[i] for i in batch] for batch in batches_by_tokens(lengths, self._pass_tokens)),
-                    deque(),
+                    deque([measured[index] for index in batch] for batch in batches),
+                    deque((question, None) for question in lot if question.document is None),
                     self._shared([question.prompt for question in lot if question.generate]),
                 )
             )
@@ -186,10 +188,10 @@ class ContinuousEngine:
     def _model(self) -> LanguageModel:
         return self._variants.base
 
-    def _measure(self, lot: _Lot, batch: Sequence[Question]) -> list[Completion]:
+    def _measure(self, lot: _Lot, batch: Sequence[tuple[Question, Document]]) -> list[Completion]:
         done = []
-        values = in_halves(batch, lambda part: reference_nll(self._model, [q.document for q in part]))
-        for question, nll in zip(batch, values, strict=True):
+        values = in_halves(batch, lambda part: reference_nll(self._model, [document for _, document in part]))
+        for (question, _), nll in zip(batch, values, strict=True):
             if nll is None:
                 done.append(Completion(question.ticket, fault=TOO_LARGE))
             elif question.generate:
@@ -311,7 +313,7 @@ class ContinuousEngine:
             return [Completion(rows[0].question.ticket, fault=TOO_LARGE)]
         self._row_limit = max(1, len(rows) // 2)
         self._say(f"out of memory with {len(rows)} answers open; going on with {self._row_limit}")
-        again: deque[tuple[Question, float]] = deque((row.question, row.nll) for row in rows)
+        again: deque[tuple[Question, float | None]] = deque((row.question, row.nll) for row in rows)
         self._lots.appendleft(_Lot(rows[0].question.variant, deque(), again, ()))
         return []
 
@@ -337,7 +339,7 @@ def in_halves(
     return in_halves(items[:middle], work) + in_halves(items[middle:], work)
 
 
-def completions(engine: Any, questions: Sequence[Question]) -> Iterator[Completion]:
+def completions(engine: Engine, questions: Sequence[Question]) -> Iterator[Completion]:
     """Everything that the engine completes of these questions, for whoever has no other work meanwhile."""
     engine.submit(questions)
     left = len(questions)

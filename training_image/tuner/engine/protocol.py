@@ -16,7 +16,7 @@ class Question:
         ticket: of the asker, unlike any other that is open; the completion carries it.
         record: id of the row. Sampling is seeded by it, so an answer depends on no other record.
         prompt: tokens.
-        document: prompt and reference; the likelihood of the reference is measured.
+        document: prompt and reference, whose likelihood is measured; None where that is not wanted.
         max_new_tokens: of the answer, at most; 0 where none is wanted.
     """
 
@@ -24,7 +24,7 @@ class Question:
     record: str
     variant: str
     prompt: Sequence[int]
-    document: Document
+    document: Document | None
     max_new_tokens: int
 
     @property
@@ -37,7 +37,7 @@ class Completion:
     """What became of a question.
 
     Attributes:
-        nll: negative log likelihood of the reference, natural log, summed over its tokens.
+        nll: negative log likelihood of the reference, natural log, summed over its tokens; None where none was wanted.
         answer: None where none was wanted.
         fault: why there is neither.
     """
