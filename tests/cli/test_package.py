@@ -22,7 +22,11 @@ from dropforge_core.identity import DATA_SUFFIXES
 
 ROOT = Path(__file__).parents[2]
 OWN = {"dropforge", "dropforge_core"}
-SHARED = {"base_model": "functions/base_model.py", "hub": "functions/hub.py"}
+SHARED = {
+    "base_model": "functions/base_model.py",
+    "hub": "functions/hub.py",
+    "judging": "functions/judging.py",
+}
 
 
 def imported(*folders):
@@ -82,9 +86,9 @@ def installed(tmp_path_factory):
     # -S leaves the .pth file of the editable install unread.
     path = os.pathsep.join([str(place / "site"), sysconfig.get_path("purelib")])
 
-    def run(*arguments, cwd):
+    def run(*arguments, cwd, code="from dropforge.cli import main; main()"):
         return subprocess.run(
-            [sys.executable, "-S", "-c", "from dropforge.cli import main; main()", *map(str, arguments)],
+            [sys.executable, "-S", "-c", code, *map(str, arguments)],
             cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
 
@@ -104,6 +108,13 @@ def test_the_wheel_plans_and_says_what_it_lacks(installed, rows, tmp_path):
     assert (planned.returncode, "config.json" in planned.stderr) == (1, True)
     local = installed("local", "up", cwd=tmp_path)
     assert (local.returncode, "clone it" in local.stderr) == (2, True)
+
+
+def test_the_wheel_decides_again(installed, tmp_path):
+    """What recomputes a decision comes along, with the general questions."""
+    code = "import dropforge.cli.decision; from dropforge_core.gate.general import questions; print(len(questions()))"
+    done = installed(cwd=tmp_path, code=code)
+    assert (done.returncode, done.stdout.strip()) == (0, "160"), done.stderr
 
 
 def hooks():
