@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before the first import that takes long: to PID 1 a SIGTERM that nobody handles is no signal at all.
     with StopRequest() as stop:
         from tuner.contract import Container  # noqa: PLC0415  # see above
+        from tuner.distributed.launch import failure_file  # noqa: PLC0415
         from tuner.failure import classify, record, trail  # noqa: PLC0415
 
         container = Container(options.root)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001  # the process's last line: all must become a reason
             traceback.print_exc()
             failure = classify(error)
-            reason = container.message if options.verb == "cache-base-model" else container.failure
+            reason = container.message if options.verb == "cache-base-model" else failure_file(container)
             record(reason, failure, trail(error))
             sys.stderr.write(f"{failure}\n")
             return 1
@@ -57,9 +58,7 @@ def run_verb(options: argparse.Namespace, container: "Container", stop: StopRequ
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if options.verb == "train":
-        from tuner.loop import train  # noqa: PLC0415
-
-        train(container, stop, say, time.monotonic)
+        run_training(container, stop)
     elif options.verb == "serve":
         from tuner.serve import serve  # noqa: PLC0415
 
@@ -72,6 +71,27 @@ def run_verb(options: argparse.Namespace, container: "Container", stop: StopRequ
         from tuner.cache_base_model import cache_base_model  # noqa: PLC0415
 
         cache_base_model(options.source, options.destination, stop, say)
+
+
+def run_training(container: "Container", stop: StopRequest) -> None:
+    """Train alone, as one of several processes, or as the host's agent that starts them."""
+    from tuner.distributed.cluster import is_rank, processes_per_host, read_cluster  # noqa: PLC0415
+
+    if is_rank():
+        from tuner.distributed.worker import train_together  # noqa: PLC0415
+
+        train_together(container, stop, say, time.monotonic)
+        return
+    with stop.at_once():
+        cluster, processes = read_cluster(container), processes_per_host()
+    if len(cluster.hosts) * processes > 1:
+        from tuner.distributed.launch import launch  # noqa: PLC0415
+
+        launch(container, cluster, processes, stop, say)
+    else:
+        from tuner.loop import train  # noqa: PLC0415
+
+        train(container, stop, say, time.monotonic)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -94,7 +94,7 @@ class CheckpointStore:
         aside.mkdir()
         for name, tensors in _tensor_files(checkpoint).items():
             save_file(dict(tensors), aside / name)
-        (aside / "state.json").write_text(json.dumps(_state_document(checkpoint.state)))
+        (aside / "state.json").write_text(json.dumps(state_document(checkpoint.state)))
         files = {path.name: _entry(path) for path in sorted(aside.iterdir())}
         for path in aside.iterdir():
             _flush(path)
@@ -134,8 +134,8 @@ class CheckpointStore:
                 raise Refused("it belongs to another run: recipe, data or base model differ")
             for file, entry in manifest["files"].items():
                 _verify(folder / file, entry)
-            state = _read_state(json.loads((folder / "state.json").read_bytes()))
-            tensors = {part: load_file(folder / f"{part}.safetensors") for part in _PARTS}
+            state = read_state(json.loads((folder / "state.json").read_bytes()))
+            tensors = {part: load_file(folder / f"{part}.safetensors") for part in PARTS}
         except FileNotFoundError as error:
             raise Refused(f"{Path(str(error.filename)).name} is missing") from None
         except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -149,11 +149,11 @@ class CheckpointStore:
         return sorted((p.name for p in self._folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
 
 
-_PARTS: Final = ("adapter", "best", "optimizer", "rng")
+PARTS: Final = ("adapter", "best", "optimizer", "rng")
 
 
 def _tensor_files(checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
-    return {f"{part}.safetensors": getattr(checkpoint, part) for part in _PARTS}
+    return {f"{part}.safetensors": getattr(checkpoint, part) for part in PARTS}
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -176,11 +176,17 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _state_document(state: TrainingState) -> dict[str, Any]:
+def state_document(state: TrainingState) -> dict[str, Any]:
+    """As JSON takes it."""
     return {name: getattr(state, name) for name in TrainingState.__slots__}
 
 
-def _read_state(document: Mapping[str, Any]) -> TrainingState:
+def read_state(document: Mapping[str, Any]) -> TrainingState:
+    """What `state_document` made.
+
+    Raises:
+        TypeError, ValueError: where it is not one.
+    """
     state = TrainingState(**document)
     state.loss_curve = [(int(step), float(loss)) for step, loss in state.loss_curve]
     state.eval_curve = [(int(step), float(loss)) for step, loss in state.eval_curve]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dropforge_core.contracts import Residency, TrainingConfig
+from dropforge_core.contracts import Parallelism, Residency, TrainingConfig
 from dropforge_core.model import Tolerant
 from dropforge_core.recipe import Recipe
 from tuner.failure import Failure
@@ -29,6 +29,11 @@ class Container:
     @property
     def hyperparameters(self) -> Path:
         return self.root / "input" / "config" / "hyperparameters.json"
+
+    @property
+    def resource_config(self) -> Path:
+        """The hosts of the job."""
+        return self.root / "input" / "config" / "resourceconfig.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -64,6 +69,8 @@ class Hyperparameters(Tolerant):
     """Upper bound of tokens, padding counted, in one forward pass; 0 lets the trainer choose."""
     residency: Residency | None = None
     """In place of the plan's."""
+    parallelism: Parallelism = "dp"
+    """How several processes share the work; without meaning for one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
-Word = Literal["OOM_GPU", "NAN_LOSS", "BAD_DATA", "BASE_MODEL", "DISK_FULL", "CODE"]
+Word = Literal["OOM_GPU", "NAN_LOSS", "BAD_DATA", "BASE_MODEL", "DISK_FULL", "RANK_LOST", "CODE"]
+WORDS: Final[tuple[Word, ...]] = get_args(Word)
 
 REASON_LIMIT: Final = 1024
 """Characters of `output/failure` that SageMaker keeps."""
@@ -40,6 +41,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_rank_lost(error: BaseException) -> bool:
+    """Whether another of the processes that train together went away."""
+    # By name, as above. gloo raises plain RuntimeErrors that begin with the place in its sources.
+    if type(error).__name__ in {"DistBackendError", "DistNetworkError", "DistStoreError"}:
+        return True
+    return isinstance(error, RuntimeError) and "/gloo/" in str(error)
+
+
 def classify(error: BaseException) -> Failure:
     """Any exception as a Failure; what is not recognised is CODE with the place where it arose."""
     if isinstance(error, Failure):
@@ -49,6 +58,11 @@ def classify(error: BaseException) -> Failure:
     if _system_error(error) in NO_ROOM:
         name = Path(str(getattr(error, "filename", None) or "a file")).name
         return Failure("DISK_FULL", f"no space left while writing {name}; raise volume_gb")
+    if is_rank_lost(error):
+        return Failure(
+            "RANK_LOST",
+            "the connection to another process was lost; the reason is in the log of the one that ended",
+        )
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return Failure("CODE", f"{type(error).__name__}{place}: {error}")

@@ -7,20 +7,27 @@ import torch
 
 from tuner.artifact import Provenance, TrainingSummary, write_artifact
 from tuner.checkpoint import CheckpointStore, random_state, set_random_state
-from tuner.contract import Container, Say, read_training_job
+from tuner.contract import Container, Say, TrainingJob, read_training_job
+from tuner.distributed.ranks import ALONE, Checkpoints, Ranks
 from tuner.failure import Failure, is_out_of_memory
-from tuner.model import load_base, pick_device, restore, snapshot
+from tuner.model import LanguageModel, load_base, restore, snapshot
 from tuner.objective import row_ids
 from tuner.optimise import clip_gradients, learning_rate_at, load_optimizer, set_learning_rate
 from tuner.passes import accumulate, halve_micro_batch, measure, rehearse
 from tuner.progress import Stopwatch, peak_memory_gib
-from tuner.residency import settle
+from tuner.residency import Resident, settle
 from tuner.run import Run, identity_of, prepare
 from tuner.signals import Stopped, StopRequest
 from tuner.tracking import replay
 
 
-def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[], float]) -> TrainingSummary:
+def train(
+    container: Container,
+    stop: StopRequest,
+    say: Say,
+    clock: Callable[[], float],
+    ranks: Ranks = ALONE,
+) -> TrainingSummary:
     """Train an adapter as the job asks and leave it in `container.model`.
 
     Args:
@@ -28,6 +35,7 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         stop: turns true when the process is asked to end.
         say: prints a line to the job's log.
         clock: seconds, monotonic.
+        ranks: the processes that train together.
 
     Raises:
         Failure: with the class that the ladder reads.
@@ -37,19 +45,15 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
         job = read_training_job(container)
         seed_everything(job.recipe.training.seed)
         say("phase=loading_base_model")
-        base = load_base(
-            container.channel("base"), job.recipe.quantization, pick_device(), job.recipe.chat_template
-        )
-        wish = job.hyperparameters.residency or job.config.residency
-        residency = settle(wish, base.causal, base.device, tight=job.config.gradient_checkpointing)
+        base, residency = ranks.load(lambda device: load(container, job, device, say, ranks))
         say(f"residency={residency}")
-        run = prepare(job, base, residency, container, say)
-        store = CheckpointStore(container.checkpoints, identity_of(job, base))
+        run = prepare(job, base, residency, container, say, ranks)
+        store = ranks.checkpoints(CheckpointStore(container.checkpoints, identity_of(job, base)))
         resume(run, store, say)
         replay(run.progress.trackers, {"loss": run.state.loss_curve, "eval_loss": run.state.eval_curve})
     run.progress.phase("training")
     try:
-        stopped_by = fit(run, store, stop, clock)
+        stopped_by = fit(run, store, ranks.stop(stop), clock)
     except Stopped:
         run.progress.phase("stopping")
         store.save(run.checkpoint())
@@ -66,7 +70,24 @@ def train(container: Container, stop: StopRequest, say: Say, clock: Callable[[],
     return summary
 
 
-def fit(run: Run, store: CheckpointStore, stop: StopRequest, clock: Callable[[], float]) -> str:
+def load(
+    container: Container, job: TrainingJob, device: torch.device, say: Say, ranks: Ranks
+) -> tuple[LanguageModel, Resident]:
+    """The base on a device, in the residency that was asked for.
+
+    Raises:
+        Failure: BASE_MODEL, OOM_GPU or CODE.
+    """
+    recipe = job.recipe
+    base = load_base(
+        container.channel("base"), recipe.quantization, device, recipe.chat_template, say, onto=ranks.device
+    )
+    wish = job.hyperparameters.residency or job.config.residency
+    tight = job.config.gradient_checkpointing or ranks.lockstep
+    return base, settle(wish, base.causal, device, tight=tight)
+
+
+def fit(run: Run, store: Checkpoints, stop: StopRequest, clock: Callable[[], float]) -> str:
     """Steps, measurements and checkpoints up to the end; answers why it ended.
 
     A resumed run enters where the checkpoint left off: what its last step still owes is made up first.
@@ -100,7 +121,7 @@ def seed_everything(seed: int) -> None:
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
 
 
-def resume(run: Run, store: CheckpointStore, say: Say) -> None:
+def resume(run: Run, store: Checkpoints, say: Say) -> None:
     """Go on from the newest whole checkpoint, where there is one."""
     found = store.newest(say)
     if found is None:
@@ -201,7 +222,7 @@ def measure_in_halves(run: Run, stop: StopRequest) -> float:
 
 
 def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:
-    """Write the best adapter (the current one where none was measured) and the summary."""
+    """Write the best adapter (the current one where none was measured) and the summary, if this process leads."""
     from peft import get_peft_model_state_dict  # noqa: PLC0415  # see model.attach_adapter
 
     current = snapshot(run.parameters)
@@ -223,6 +244,9 @@ def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:
         stopped_by=stopped_by,
         device=run.base.device.type,
     )
+    if not run.ranks.leads:
+        restore(run.parameters, current)
+        return summary
     adapter = {
         name: tensor.detach().to("cpu").contiguous()
         for name, tensor in sorted(get_peft_model_state_dict(run.adapted).items())

@@ -37,9 +37,10 @@ def rehearse(run: Run, stop: StopRequest) -> None:
 
 def _fits(run: Run, stop: StopRequest) -> bool:
     try:
-        for part, examples in heaviest_passes(run):
-            stop.check()
-            part_losses(run.objective, run.base, part, examples).sum().backward()  # type: ignore[no-untyped-call]
+        for part, examples, counts in run.ranks.passes(list(heaviest_passes(run)), stop, None):
+            with run.ranks.attempt():
+                losses = part_losses(run.objective, run.base, part, examples)
+                (losses.sum() * counts).backward()  # type: ignore[no-untyped-call]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -88,7 +89,9 @@ def _next_step(run: Run) -> list[Example]:
 
 
 def training_passes(run: Run, examples: Sequence[Example]) -> list[Part]:
-    """The passes of one step at the micro-batch that fits."""
+    """The passes of one step at the micro-batch that fits; none where there are no examples."""
+    if not examples:
+        return []
     return split_step(
         examples,
         run.state.micro_batch_tokens,
@@ -107,13 +110,22 @@ def accumulate(run: Run, examples: Sequence[Example], stop: StopRequest) -> floa
         Stopped: between micro-batches.
     """
     run.optimizer.zero_grad(set_to_none=True)
+    run.ranks.reseed(run.recipe.training.seed, run.state.step)
     weight, total = run.objective.weight(examples), 0.0
-    for part in training_passes(run, examples):
-        stop.check()
-        loss = part_losses(run.objective, run.base, part, examples).sum() / weight
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+    mine = run.ranks.share(examples)
+    passes = [(part, mine) for part in training_passes(run, mine)]
+    for part, owners, counts in run.ranks.passes(passes, stop, lambda: _spare(run, examples)):
+        with run.ranks.attempt():
+            loss = part_losses(run.objective, run.base, part, owners).sum() * counts / weight
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+    return run.ranks.add_gradients(run.parameters, total)
+
+
+def _spare(run: Run, examples: Sequence[Example]) -> tuple[Part, Sequence[Example]]:
+    """The lightest pass that can be made, for a process that has none left and must keep step."""
+    shortest = [min(examples, key=lambda example: example.length)]
+    return training_passes(run, shortest)[0], shortest
 
 
 def measure(run: Run, stop: StopRequest) -> float:
@@ -124,18 +136,26 @@ def measure(run: Run, stop: StopRequest) -> float:
         Stopped: between micro-batches.
     """
     total = 0.0
+    mine = run.ranks.share(run.holdout)
+    passes = [(part, mine) for part in _measuring_passes(run, mine)]
     with torch.no_grad():
-        for part in split_step(
-            run.holdout,
-            run.state.micro_batch_tokens,
-            packing=run.end_to_end,
-            sharing=run.base.can_share,
-            hidden_size=run.base.hidden_size,
-            end_to_end=run.end_to_end,
-        ):
-            stop.check()
-            total += float(part_losses(run.objective, run.base, part, run.holdout).sum())
-    return total / run.objective.weight(run.holdout)
+        for part, owners, counts in run.ranks.passes(passes, stop, lambda: _spare(run, run.holdout)):
+            with run.ranks.attempt():
+                total += float(part_losses(run.objective, run.base, part, owners).sum()) * counts
+    return run.ranks.total(total) / run.objective.weight(run.holdout)
+
+
+def _measuring_passes(run: Run, examples: Sequence[Example]) -> list[Part]:
+    if not examples:
+        return []
+    return split_step(
+        examples,
+        run.state.micro_batch_tokens,
+        packing=run.end_to_end,
+        sharing=run.base.can_share,
+        hidden_size=run.base.hidden_size,
+        end_to_end=run.end_to_end,
+    )
 
 
 def halve_micro_batch(run: Run, examples: Sequence[Example]) -> None:

@@ -17,12 +17,12 @@ class Progress:
 
     Args:
         say: prints a line.
-        path: the progress file, replaced whole so that no reader meets half of it.
+        path: the progress file, replaced whole so that no reader meets half of it; None where another process writes it.
         steps: of the whole run.
         trackers: who is told the same numbers.
     """
 
-    def __init__(self, say: Say, path: Path, steps: int, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, say: Say, path: Path | None, steps: int, trackers: Sequence[Tracker] = ()) -> None:
         self.trackers = trackers
         self._say = say
         self._path = path
@@ -78,6 +78,8 @@ class Progress:
         self._write({"phase": name})
 
     def _write(self, document: dict[str, Any]) -> None:
+        if self._path is None:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_suffix(".writing")
         aside.write_text(json.dumps({**document, "steps": self._steps}))

@@ -17,6 +17,7 @@ from tuner.batching import Schedule, plan_steps
 from tuner.checkpoint import Checkpoint, TrainingState, random_state
 from tuner.contract import Container, Say, TrainingJob
 from tuner.data import Example, encode_rows, read_rows
+from tuner.distributed.ranks import ALONE, Ranks
 from tuner.failure import Failure
 from tuner.model import LanguageModel, attach_adapter, snapshot, trainable
 from tuner.objective import AnswerLikelihood, Objective, Preference
@@ -52,6 +53,7 @@ class Run:
     state: TrainingState
     best: dict[str, Tensor]
     progress: Progress
+    ranks: Ranks = ALONE
     end_to_end: bool = False
     """Whether documents lie one behind the other in a pass, without padding."""
 
@@ -88,8 +90,13 @@ class Run:
         )
 
 
-def prepare(
-    job: TrainingJob, base: LanguageModel, residency: Resident, container: Container, say: Say
+def prepare(  # noqa: PLR0913, PLR0917  # what a run is made of
+    job: TrainingJob,
+    base: LanguageModel,
+    residency: Resident,
+    container: Container,
+    say: Say,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Data as tokens, the adapter, the optimizer and the plan of the steps, before the first step.
 
@@ -115,6 +122,7 @@ def prepare(
     end_to_end = training.packing and not base.lockstep and lays_end_to_end(base.causal, base.device)
     adapted = attach_adapter(base, job.recipe, gradient_checkpointing=job.config.gradient_checkpointing)
     parameters = trainable(base.causal)
+    ranks.equalise(parameters)
     chosen = choose_holdout(
         holdout,
         budget=evaluation_budget(schedule, evaluate_every, training.effective_batch_tokens),
@@ -145,10 +153,11 @@ def prepare(
         best={},
         progress=Progress(
             say,
-            container.output_data / "progress.json",
+            container.output_data / "progress.json" if ranks.leads else None,
             schedule.steps,
-            open_trackers(job, container, say),
+            open_trackers(job, container, say) if ranks.leads else (),
         ),
+        ranks=ranks,
         end_to_end=end_to_end,
     )
 
