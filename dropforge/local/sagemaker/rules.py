@@ -89,8 +89,15 @@ def _check_channels(request: TrainingRequest) -> None:
         _check_s3(f"channel {channel.channel_name}", source.s3_uri)
         _s3_prefix(f"channel {channel.channel_name}", source.s3_data_type)
         mode = channel.input_mode or request.algorithm_specification.training_input_mode
-        if mode != "File":
-            raise ApiError.only_in_the_cloud(f"channel {channel.channel_name}: input mode {mode} (only File)")
+        # What FastFile mounts is read like files; here it is files.
+        if mode not in {"File", "FastFile"}:
+            raise ApiError.only_in_the_cloud(
+                f"channel {channel.channel_name}: input mode {mode} (only File and FastFile)"
+            )
+        if mode == "FastFile" and not source.s3_uri.endswith("/"):
+            raise ApiError.invalid(
+                f"Channel {channel.channel_name}: the S3Uri of a FastFile channel must end with '/'."
+            )
         if channel.compression_type != "None" or channel.record_wrapper_type != "None":
             raise ApiError.invalid(
                 f"Channel {channel.channel_name}: CompressionType and RecordWrapperType are for Pipe mode."

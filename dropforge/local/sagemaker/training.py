@@ -120,7 +120,8 @@ class _Training:
                 channel.uri, self.workspace.data / channel.channel_name, shared=True
             )
             channels[channel.channel_name] = {
-                "TrainingInputMode": "File",
+                "TrainingInputMode": channel.input_mode
+                or self.request.algorithm_specification.training_input_mode,
                 "S3DistributionType": "FullyReplicated",
                 "RecordWrapperType": "None",
                 **({"ContentType": channel.content_type} if channel.content_type else {}),

@@ -46,7 +46,7 @@ def test_completed(lab):
     )
     lab.train(
         image,
-        InputDataConfig=[channel("train", "s3://runs/data/train/")],
+        InputDataConfig=[{**channel("train", "s3://runs/data/train/"), "InputMode": "FastFile"}],
         HyperParameters={"attempt": "1"},
         Environment={"SOME": "value"},
         Tags=[{"Key": "run_id", "Value": "abc"}],
@@ -65,7 +65,7 @@ def test_completed(lab):
     seen = json.loads(lab.unpacked(artifact)["seen.json"])
     assert seen["verb"] == "train"
     assert seen["hyperparameters"] == {"attempt": "1"}
-    assert seen["channels"]["train"]["TrainingInputMode"] == "File"
+    assert seen["channels"]["train"]["TrainingInputMode"] == "FastFile"
     assert seen["resources"]["current_host"] == "algo-1"
     assert seen["resources"]["current_instance_type"] == "ml.g5.xlarge"
     assert seen["files"] == ["input/data/train/deep/part-1.jsonl", "input/data/train/part-0.jsonl"]
