@@ -230,6 +230,11 @@ class JobBook:
         thread.start()
         return job
 
+    def in_progress(self) -> int:
+        """Jobs that have not ended."""
+        with self._lock:
+            return sum(not job.ended for job in self._jobs.values())
+
     def get(self, name: str) -> Job:
         """Raises ApiError (ValidationException, as SageMaker does) where there is none."""
         with self._lock:

@@ -22,6 +22,7 @@ from dropforge.local.sagemaker.events import (
     training_detail,
     transform_detail,
 )
+from dropforge.local.sagemaker.fault_plan import FaultPlan
 from dropforge.local.sagemaker.jobs import PROCESSING, TRAINING, TRANSFORM, Job, JobBook, Kind
 from dropforge.local.sagemaker.models import ModelBook
 from dropforge.local.sagemaker.packages import PackageBook
@@ -39,6 +40,9 @@ _log = logging.getLogger(__name__)
 _TARGET: Final = "SageMaker."
 _CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 _DETAILS: Final = {TRAINING: training_detail, PROCESSING: processing_detail, TRANSFORM: transform_detail}
+
+FAULT_PLAN: Final = "faults.json"
+"""In the engine's private folder for jobs: what is to go wrong (`fault_plan`)."""
 
 Operation = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
@@ -86,6 +90,7 @@ class LocalSageMaker:
             s3={"addressing_style": "path"},
             max_pool_connections=32,
         )
+        self._faults = FaultPlan(root / FAULT_PLAN)
         self._host = Host(
             endpoint=endpoint,
             region=region,
@@ -98,7 +103,8 @@ class LocalSageMaker:
             grace_s=grace_s,
             mirror_every_s=mirror_every_s,
             ping_timeout_s=ping_timeout_s,
-            interruptions=interruptions,
+            interruptions=lambda name: (*interruptions(name), *self._faults.machines(name)),
+            on_training_line=self._faults.told,
             clock=clock,
         )
         prefix = f"arn:aws:sagemaker:{region}:{account}"
@@ -218,10 +224,14 @@ class LocalSageMaker:
         self, kind: Kind, request: dict[str, Any], facts: Mapping[str, Any], body: Callable[[Job], None]
     ) -> dict[str, Any]:
         book = self._jobs[kind]
+        self._faults.refuse(kind.word, request, book.in_progress())
+
+        def run(job: Job) -> None:
+            self._faults.at_start(kind.word, job)
+            body(job)
+
         # Tags come first, so that the first event carries them.
-        job = book.create(
-            request, facts, lambda made: self._tags.put(made.arn, request.get("Tags", [])), body
-        )
+        job = book.create(request, facts, lambda made: self._tags.put(made.arn, request.get("Tags", [])), run)
         return {kind.member("Arn"): job.arn}
 
     def _delete_job(self, kind: Kind, request: Mapping[str, Any]) -> None:

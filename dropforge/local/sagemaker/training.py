@@ -52,6 +52,7 @@ def train(job: Job, request: TrainingRequest, host: Host) -> None:
     def on_line(text: str) -> None:
         metrics.line(text, host.clock())
         log.line(text)
+        host.on_training_line(job, text)
 
     try:
         training = _Training(job, request, host, workspace, on_line)

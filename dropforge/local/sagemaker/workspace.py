@@ -15,6 +15,8 @@ from dropforge.local.sagemaker.storage import ObjectStore
 if TYPE_CHECKING:
     from mypy_boto3_logs import CloudWatchLogsClient
 
+    from dropforge.local.sagemaker.jobs import Job
+
 OPT_ML: Final = PurePosixPath("/opt/ml")
 _FROM_HOST: Final = (
     "PATH",
@@ -46,6 +48,8 @@ class Host:
     ping_timeout_s: float = 900.0
     interruptions: Callable[[str], Sequence[float]] = lambda _: ()
     """Training job name to the seconds after which each of its spot machines is taken away."""
+    on_training_line: Callable[["Job", str], None] = lambda _job, _line: None
+    """Told each line that a training container writes."""
     clock: Callable[[], float] = time.time
     """Seconds since the epoch, for stamps."""
 
