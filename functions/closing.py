@@ -12,11 +12,14 @@ from slot_desk import SlotDesk
 def close_accounts(run_id: str, *, table: str, bucket: str, at_most: int) -> float:
     """Release the run's slot and settle its reservation. Returns what all its jobs have cost, in US dollars.
 
+    A job that is still stopping keeps the slot, as it keeps its quota: whoever came next would be refused.
+
     Raises:
         Contended: when others wrote the same items at every try; it may be repeated.
     """
-    now = datetime.now(UTC).timestamp()
-    SlotDesk(Ledger(table), client("stepfunctions"), at_most, now).release(run_id)
-    cost = cost_of_run(Jobs.connect(), run_id, catalogue(Bucket(bucket)))
+    now, jobs = datetime.now(UTC).timestamp(), Jobs.connect()
+    if not jobs.run_still_has(run_id):
+        SlotDesk(Ledger(table), client("stepfunctions"), at_most, now).release(run_id)
+    cost = cost_of_run(jobs, run_id, catalogue(Bucket(bucket)))
     settle(Purse(table), run_id=run_id, cost_usd=cost)
     return cost

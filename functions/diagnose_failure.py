@@ -31,6 +31,8 @@ from slot_desk import SlotDesk
 IN_TURN: Final = frozenset({"TRAIN", "EVALUATE"})
 """Stages whose jobs take a slot."""
 _CHECKPOINT: Final = re.compile(r"step-(\d{8})/MANIFEST\.json")
+RUNGS_KEPT: Final = 40
+"""Steps of the ladder in the run's item; the last place is written over and over."""
 KIND_OF: Final[Mapping[str, Kind]] = {
     "CACHE": "ProcessingJob",
     "TRAIN": "TrainingJob",
@@ -80,9 +82,10 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     found = diagnose(asked, clinic)
     count(f"Fault{found.fault.title().replace('_', '')}")
     item = ledger.run(asked.run_id) or {}
-    rung = {"diagnosis": found.message, "diagnosis_at": now.isoformat(timespec="seconds")}
     if item:
-        ledger.annotate(asked.run_id, rung)
+        number = min(RUNGS_KEPT, 1 + sum(name.startswith("rung_") for name in item))
+        rung = f"{now.isoformat(timespec='seconds')} {found.message.splitlines()[0]}"
+        ledger.annotate(asked.run_id, {f"rung_{number:02}": rung})
     told = RunEvent(
         run_id=asked.run_id,
         model=asked.model,
@@ -195,9 +198,12 @@ def _spent_usd(run_id: str, clinic: Clinic) -> float:
     spent = 0.0
     for name in clinic.jobs.of_run("TrainingJob", run_id):
         told = clinic.jobs.describe("TrainingJob", name) or {}
-        found = clinic.catalogue.find(str(told.get("ResourceConfig", {}).get("InstanceType", "")))
+        resources = told.get("ResourceConfig", {})
+        found = clinic.catalogue.find(str(resources.get("InstanceType", "")))
         billable = told.get("BillableTimeInSeconds", told.get("TrainingTimeInSeconds", 0)) or 0
-        spent += float(billable) / 3600 * ((found.usd_hour if found else None) or 0.0)
+        price = ((found.usd_hour if found else None) or 0.0) * int(resources.get("InstanceCount", 1))
+        # Instances that may still be warm are counted for as long as they may be.
+        spent += (float(billable) + float(resources.get("KeepAlivePeriodInSeconds", 0))) / 3600 * price
     return spent
 
 

@@ -52,6 +52,15 @@ class Jobs:
         for found in answer[f"{kind}Summaries"]:
             yield str(found[f"{kind}Name"])
 
+    def run_still_has(self, run_id: str) -> bool:
+        """Whether a job of the run has not ended."""
+        return any(
+            True
+            for kind in KINDS
+            for status in ("InProgress", "Stopping")
+            for _ in self.of_run(kind, run_id, status)
+        )
+
     def stop(self, kind: Kind, name: str) -> bool:
         """Ask the job to stop. False where it had ended already."""
         call = getattr(self.sagemaker, f"stop_{KINDS[kind]}")

@@ -70,7 +70,14 @@ def _costs(jobs: Jobs, run_id: str, catalogue: Catalogue) -> Iterator[float]:
             resources = cluster or told.get("ResourceConfig") or told.get("TransformResources") or {}
             instance_type = str(resources.get("InstanceType", ""))
             price = _price(kind, instance_type, catalogue) or 0.0
-            yield _seconds(told, _WORD[kind]) / 3600 * price * int(resources.get("InstanceCount", 1))
+            seconds = _seconds(told, _WORD[kind]) + _warm_seconds(told, resources)
+            yield seconds / 3600 * price * int(resources.get("InstanceCount", 1))
+
+
+def _warm_seconds(told: Mapping[str, Any], resources: Mapping[str, Any]) -> float:
+    """What a warm pool was billed; while SageMaker has not said, as long as it was asked for."""
+    retained = told.get("WarmPoolStatus", {}).get("ResourceRetainedBillableTimeInSeconds")
+    return float(resources.get("KeepAlivePeriodInSeconds", 0) if retained is None else retained)
 
 
 def _price(kind: Kind, instance_type: str, catalogue: Catalogue) -> float | None:

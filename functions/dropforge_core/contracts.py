@@ -222,8 +222,7 @@ class ComputeChoice(Frozen):
     remaining_types: tuple[str, ...]
     """Instance types not tried yet, in order."""
     instance_count: int = 1
-    parallelism: Parallelism = "dp"
-    input_mode: Literal["File", "FastFile"] = "File"
+    input_mode: Literal["File", "FastFile"] = "FastFile"
     """Of the base model and the data."""
     keep_alive_s: int = 0
     """Seconds that the instances stay warm, and are billed, after the job; 0 is not sent."""

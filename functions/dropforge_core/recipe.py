@@ -238,7 +238,13 @@ class Compute(Section):
         "ml.g5.2xlarge",
     )
     """Batch transform has no p5, g7e; g6e only in newer service models."""
+    instance_count: int = Field(1, ge=1, le=16)
+    """Instances of a training job. They train together, as do the GPUs of one."""
     spot: bool = True
+    keep_alive_s: int = Field(0, ge=0, le=3600)
+    """How long a training job's instances are kept warm (and billed) for a next one of the same kind; not on spot."""
+    input_mode: Literal["File", "FastFile"] = "FastFile"
+    """FastFile streams base model and data from S3 while they are read; File copies them before the job starts."""
     max_cost_usd: float = Field(25.0, gt=0)
     """The cap of one run; it becomes MaxRuntimeInSeconds."""
     max_hours: float = Field(24.0, gt=0, le=28 * 24)
@@ -408,6 +414,8 @@ def _adapter_conflicts(adapter: Adapter, learning_rate: float) -> Iterator[tuple
 
 
 def _compute_conflicts(compute: Compute) -> Iterator[tuple[str, str]]:
+    if compute.keep_alive_s and compute.spot:
+        yield "compute.keep_alive_s", "0, or compute.spot false: SageMaker keeps no spot instances warm"
     for place, instance in enumerate(compute.evaluation_instance_types):
         if instance.split(".")[1] not in TRANSFORM_FAMILIES:
             families = ", ".join(sorted(TRANSFORM_FAMILIES))

@@ -37,6 +37,9 @@ BOTO_NAMES: Final = {"sfn": "stepfunctions"}
 RESULT_LIMIT: Final = 262_144
 
 
+WARM: Final = "KeepAlivePeriodInSeconds"
+
+
 @cache
 def requests(name: str, model: str) -> list[Call]:
     """The requests of a case, for a model of the given name, in a run that was started again eleven times."""
@@ -136,7 +139,13 @@ def test_training_has_no_network_and_nothing_secret() -> None:
     request = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter").arguments
     assert request["EnableNetworkIsolation"] is True
     assert "Environment" not in request
-    assert set(request["HyperParameters"]) == {"run_id", "attempt", "micro_batch_tokens", "residency"}
+    assert set(request["HyperParameters"]) == {
+        "run_id",
+        "attempt",
+        "micro_batch_tokens",
+        "residency",
+        "parallelism",
+    }
     assert all(isinstance(value, str) and len(value) <= 256 for value in request["HyperParameters"].values())
     assert len(json.dumps(request)) < RESULT_LIMIT / 20
 
@@ -207,6 +216,50 @@ def test_the_residency_is_the_plan_s_for_the_attempt_s_type(
         "compute": {"instance_type": chosen},
         "attempts_of_class": failures,
     }
+    assert Evaluator().fill(template, {}, variables) == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "members", "modes"),
+    [
+        ({}, {"InstanceCount": 1}, {"FastFile"}),
+        ({"instance_count": 4, "input_mode": "File"}, {"InstanceCount": 4}, {"File"}),
+        (
+            {"spot": False, "keep_alive_s": 600},
+            {"InstanceCount": 1, "KeepAlivePeriodInSeconds": 600},
+            {"FastFile"},
+        ),
+        ({"spot": False}, {"InstanceCount": 1}, {"FastFile"}),
+    ],
+)
+def test_the_recipe_s_cluster_is_asked_for(
+    compute: Mapping[str, Any], members: Mapping[str, int], modes: set[str]
+) -> None:
+    """Instances, warm pool and input mode are sent as SageMaker takes them; what is not asked for is not sent."""
+    call = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter")
+    chosen = PLAN.compute.model_copy(update=compute)
+    arguments = states()["TrainAdapter"]["Arguments"]
+    variables = {"compute": chosen.model_dump(mode="json"), "plan": PLAN.model_dump(mode="json")}
+    resources = Evaluator().fill(arguments["ResourceConfig"], {}, variables)
+    assert {name: value for name, value in resources.items() if name in {"InstanceCount", WARM}} == members
+    read = [channel for channel in arguments["InputDataConfig"] if channel["ChannelName"] != "config"]
+    assert {Evaluator().fill(channel["InputMode"], {}, variables) for channel in read} == modes
+    spot = {"EnableManagedSpotTraining": chosen.spot}
+    assert (
+        faults("sagemaker", "createTrainingJob", {**call.arguments, **spot, "ResourceConfig": resources})
+        == []
+    )
+
+
+@pytest.mark.parametrize(("planned", "expected"), [("fsdp", "fsdp"), ("dp", "dp"), (None, "dp")])
+def test_how_gpus_share_the_work_is_the_plan_s_for_the_attempt_s_type(
+    planned: str | None, expected: str
+) -> None:
+    """The next type may hold what this one has to shard."""
+    template = states()["TrainAdapter"]["Arguments"]["HyperParameters"]["parallelism"]
+    options = [{"instance_type": "ml.other.xlarge", "parallelism": "fsdp"}]
+    options += [{"instance_type": "ml.mine.xlarge", "parallelism": planned}] if planned else []
+    variables = {"plan": {"options": options}, "compute": {"instance_type": "ml.mine.xlarge"}}
     assert Evaluator().fill(template, {}, variables) == expected
 
 

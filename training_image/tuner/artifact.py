@@ -58,6 +58,8 @@ class Provenance:
     """At the end, after any halving."""
     data_order: str
     """`Schedule.digest`."""
+    quantiser: str | None = None
+    """`LanguageModel.quantiser`."""
 
 
 def write_artifact(
@@ -82,6 +84,7 @@ def write_artifact(
         "model": job.config.model,
         "method": job.recipe.method,
         "quantization": job.recipe.quantization,
+        "quantiser": made_from.quantiser,
         "residency": made_from.residency,
         "recipe": job.recipe.model_dump(mode="json"),
         "recipe_digest": job.config.recipe_digest,

@@ -261,6 +261,7 @@ def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:
             device=run.base.device.type,
             micro_batch_tokens=state.micro_batch_tokens,
             data_order=run.schedule.digest,
+            quantiser=run.base.quantiser,
         ),
         adapter_config=run.adapted.peft_config["default"].to_dict(),
         adapter=adapter,

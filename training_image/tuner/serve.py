@@ -106,6 +106,8 @@ def load_variants(container: Container, settings: ServeSettings, scratch: Path, 
     base = load_base(
         scratch / "base", candidate["quantization"], pick_device(), candidate.get("chat_template"), say
     )
+    if (made_by := candidate.get("quantiser")) is not None and made_by != base.quantiser:
+        say("base_model=rounded by another quantiser than in training; in ties of rounding it may differ")
     if base.device.type == "cpu":
         expand_quantized(base.causal)
     variants = Variants(base)

@@ -124,6 +124,8 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("DATA", _word("BAD_DATA")),
     Rule("BASE_MODEL", _word("BASE_MODEL")),
     Rule("DISK_FULL", _word("DISK_FULL")),
+    # One of several processes died; all that was learnt up to the last checkpoint is there.
+    Rule("INTERNAL", _word("RANK_LOST")),
     Rule("CODE", _word("CODE")),
     # Exceptions of our functions, by the name that Lambda hands on.
     Rule("BASE_MODEL", _named("BaseModelUnavailable", "BaseModelUnsuitable")),

@@ -14,7 +14,7 @@ from dropforge_core.ladder.slots import QUOTA_AGE_S
 from dropforge_core.model import Frozen
 from dropforge_core.planning.catalogue import Catalogue, Instance
 from dropforge_core.planning.duration import SPOT_SHARE
-from dropforge_core.planning.plan import affordable_seconds, wait_seconds
+from dropforge_core.planning.plan import affordable_seconds, wait_seconds, warm_usd
 
 TRIES: Final[Mapping[Fault, int]] = {
     "THROTTLED": 6,
@@ -183,8 +183,16 @@ class _Rung(NamedTuple):
 
     def runtime_s(self, instance_type: str) -> int:
         """What is left of the cap, as run time at the type's on-demand price."""
+        price = self.usd_hour(instance_type)
+        left = self.left_usd - warm_usd(self.compute.keep_alive_s, price)
+        return affordable_seconds(left, self.now.max_hours, price)
+
+    def usd_hour(self, instance_type: str) -> float | None:
+        """Of all instances of the job together; None where no price is known."""
         found = self.catalogue.find(instance_type)
-        return affordable_seconds(self.left_usd, self.now.max_hours, found.usd_hour if found else None)
+        if found is None or found.usd_hour is None:
+            return None
+        return found.usd_hour * self.compute.instance_count
 
     def affords(self, instance_type: str) -> bool:
         """Whether what is left pays the expected time."""
@@ -216,15 +224,13 @@ class _Rung(NamedTuple):
 
     def estimate(self, changed: ComputeChoice) -> str:
         """What training is now expected to cost in all; empty where it was not planned for this type."""
-        found, hours = (
-            self.catalogue.find(changed.instance_type),
-            self.now.needed_hours.get(changed.instance_type),
-        )
-        if found is None or found.usd_hour is None or not hours:
+        price = self.usd_hour(changed.instance_type)
+        hours = self.now.needed_hours.get(changed.instance_type)
+        if price is None or not hours:
             return ""
         left = 1 - min(1.0, self.now.checkpoint_step / self.now.steps) if self.now.steps else 1.0
         share = SPOT_SHARE[1] if changed.spot else 1.0
-        usd = self.now.spent_usd + hours * left * found.usd_hour * share
+        usd = self.now.spent_usd + hours * left * price * share
         return f"New estimate ${min(usd, max(self.now.training_usd, self.now.spent_usd)):.2f}."
 
     def other_type(self, why: str, suits: Callable[[str], bool] = lambda _: True) -> NextStep | None:

@@ -16,6 +16,7 @@ from dropforge_core.planning.duration import (
     steps_and_tokens,
 )
 from dropforge_core.planning.memory import GIB, MARGIN, adapter_parameters, training_memory
+from dropforge_core.planning.parallel import sharded_memory, shards_of
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
 
@@ -49,7 +50,7 @@ def arithmetic(
     option = next(o for o in made.options if o.instance_type == made.compute.instance_type)
     if instance is not None:
         lines += _memory(made, option, recipe, shape, instance)
-        lines += _time(made, shape, instance, catalogue)
+        lines += _time(made, option.ranks, shape, instance, catalogue)
         lines += _money(made, recipe, instance, catalogue)
     return tuple(lines)
 
@@ -100,15 +101,24 @@ def _memory(
     made: Plan, option: InstanceOption, recipe: Recipe, shape: ModelShape, instance: Instance
 ) -> Iterator[Line]:
     tokens = made.compute.micro_batch_tokens
-    parts = training_memory(
-        shape,
-        recipe,
-        micro_batch_tokens=tokens,
-        checkpointing=made.gradient_checkpointing,
-        residency=option.residency,
-    )
+    if option.parallelism == "fsdp":
+        parts = sharded_memory(
+            shape,
+            recipe,
+            shards=shards_of(instance, recipe),
+            micro_batch_tokens=tokens,
+            checkpointing=made.gradient_checkpointing,
+        )
+    else:
+        parts = training_memory(
+            shape,
+            recipe,
+            micro_batch_tokens=tokens,
+            checkpointing=made.gradient_checkpointing,
+            residency=option.residency,
+        )
     named = {
-        "weights": parts.weights,
+        "weights" + (" (sharded)" if option.parallelism == "fsdp" else ""): parts.weights,
         "adapter": parts.adapter,
         f"activations of {tokens:,} tokens": parts.activations,
         "one layer dequantised": parts.dequantised,
@@ -131,7 +141,9 @@ def _memory(
     )
 
 
-def _time(made: Plan, shape: ModelShape, instance: Instance, catalogue: Catalogue) -> Iterator[Line]:
+def _time(
+    made: Plan, ranks: int, shape: ModelShape, instance: Instance, catalogue: Catalogue
+) -> Iterator[Line]:
     told = made.forecast
     if told is None:
         return
@@ -150,7 +162,7 @@ def _time(made: Plan, shape: ModelShape, instance: Instance, catalogue: Catalogu
     yield Line(
         name="speed",
         value=f"{_span(told.tokens_per_s, ',.0f')} tokens/s",
-        made_of=f"share * {peak:g} TFLOP/s / {told.flop_per_token / 1e9:.2f} GFLOP a token",
+        made_of=f"share * {f'{ranks} GPUs * ' if ranks > 1 else ''}{peak:g} TFLOP/s / {told.flop_per_token / 1e9:.2f} GFLOP a token",
         source=f"{instance.gpu.source}{f', {dated.as_of}' if dated else ''}; FLOP from arXiv 2001.08361",
     )
     yield Line(
@@ -176,9 +188,10 @@ def _time(made: Plan, shape: ModelShape, instance: Instance, catalogue: Catalogu
 
 
 def _money(made: Plan, recipe: Recipe, instance: Instance, catalogue: Catalogue) -> Iterator[Line]:
-    told, usd = made.forecast, instance.usd_hour
-    if told is None or usd is None or made.cost_usd is None:
+    told, price, count = made.forecast, instance.usd_hour, made.compute.instance_count
+    if told is None or price is None or made.cost_usd is None:
         return
+    usd = price * count
     row = next(row for row in catalogue.instances if row.type == instance.type)
     source = catalogue.sources[row.source or ""]
     training = cost_usd(told.phase_s["training"], usd, spot=recipe.compute.spot)
@@ -186,7 +199,7 @@ def _money(made: Plan, recipe: Recipe, instance: Instance, catalogue: Catalogue)
     yield Line(
         name="price",
         value=f"${usd:g} an hour",
-        made_of=f"{instance.type} in {catalogue.region}",
+        made_of=f"{f'{count} * ' if count > 1 else ''}{instance.type} in {catalogue.region}",
         source=f"{row.source}, {source.as_of}: {source.what}",
     )
     yield Line(

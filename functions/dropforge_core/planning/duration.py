@@ -55,7 +55,7 @@ def flop_per_token(work: Workload, *, checkpointing: bool) -> float:
     """
     shape, recipe = work.shape, work.recipe
     passes = 2 + int(checkpointing) + int(recipe.method == "dpo")
-    attention = 2.0 * shape.layers * shape.heads * shape.head_dim * _mean_length(work)
+    attention = 2.0 * shape.layers * shape.heads * shape.head_dim * mean_length(work)
     # Backward of attention is twice its forward: one pass more than for frozen weights.
     return (
         2.0 * shape.matmul_parameters * passes
@@ -129,14 +129,15 @@ def scaled(interval: Interval, factor: float) -> Interval:
     )
 
 
-def _mean_length(work: Workload) -> float:
+def mean_length(work: Workload) -> float:
+    """Tokens of a training row."""
     return min(
         float(work.recipe.training.max_seq_len), work.dataset.tokens_train / max(1, work.dataset.rows_train)
     )
 
 
 def _forward_holdout(work: Workload) -> float:
-    return work.dataset.rows_eval * _mean_length(work) * 2.0 * work.shape.matmul_parameters
+    return work.dataset.rows_eval * mean_length(work) * 2.0 * work.shape.matmul_parameters
 
 
 def _compute_seconds(flop: float, gpu: Gpu, mfu: Interval, case: int) -> float:

@@ -44,10 +44,10 @@ from dropforge_core.planning.memory import (
     MARGIN,
     adapter_parameters,
     evaluation_memory,
-    fastest_layout,
     shortest_micro_batch,
     training_memory,
 )
+from dropforge_core.planning.parallel import efficiency, share
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
 
@@ -112,7 +112,12 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     if needs_approval and not within and chosen.option.cost_usd and chosen.training_s:
         limit = math.ceil(max(limit, chosen.option.cost_usd.high) * 100) / 100
         hours = max(hours, chosen.training_s.high / 3600)
-    runtime = affordable_seconds(limit - reserve, hours, chosen.option.price_usd_hour)
+    # The warm instances after it are billed like the job itself.
+    runtime = affordable_seconds(
+        limit - reserve - warm_usd(recipe.compute.keep_alive_s, chosen.option.price_usd_hour),
+        hours,
+        chosen.option.price_usd_hour,
+    )
     cheapest, fastest = _best(fitting, "cost_usd"), _best(fitting, "hours")
     why = reason(work, chosen, evaluation, Standing(chosen in fitting, chosen in priced, within, reserve))
     spot = recipe.compute.spot
@@ -141,6 +146,9 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
             volume_gb=_volume_gb(recipe, dataset, shape),
             micro_batch_tokens=chosen.micro_batch_tokens,
             remaining_types=tuple(one.option.instance_type for one in after if one in priced),
+            instance_count=recipe.compute.instance_count,
+            input_mode=recipe.compute.input_mode,
+            keep_alive_s=recipe.compute.keep_alive_s,
         ),
         evaluation_instance_type=evaluation.instance_type,
         gradient_checkpointing=chosen.checkpointing,
@@ -167,9 +175,18 @@ def affordable_seconds(usd: float, max_hours: float, usd_hour: float | None) -> 
     return int(min(max_hours * 3600, usd / usd_hour * 3600, LONGEST_JOB_S))
 
 
+def warm_usd(keep_alive_s: int, usd_hour: float | None) -> float:
+    """What instances cost that stay warm after their job."""
+    return keep_alive_s / 3600 * (usd_hour or 0.0)
+
+
 def wait_seconds(runtime_s: int, *, spot: bool) -> int:
     """MaxWaitTimeInSeconds: run time and waiting for spot capacity together."""
     return min(runtime_s + SPOT_PATIENCE_S, LONGEST_JOB_S) if spot else runtime_s
+
+
+def _certain(value: float) -> Interval:
+    return Interval(low=value, expected=value, high=value)
 
 
 def _best(fitting: Iterable[Judged], by: Literal["cost_usd", "hours"]) -> InstanceOption | None:
@@ -221,20 +238,22 @@ def _judge(
             cost_usd=None,
         )
         return Judged(option=option)
-    memory, price = instance.gpu.memory_gib, instance.usd_hour
-    residency, checkpointing, micro_batch = fastest_layout(
-        shape, recipe, memory_gib=memory, gpus=instance.gpus
-    )
-    predicted = training_memory(
-        shape,
-        recipe,
-        micro_batch_tokens=micro_batch or shortest,
-        checkpointing=checkpointing,
-        residency=residency,
-    )
-    mfu, runs = learn(measured, name, shape.parameters)
-    seconds = training_seconds(work, instance.gpu, checkpointing=checkpointing, mfu=mfu)
-    speed = tokens_per_second(work, instance.gpu, checkpointing=checkpointing, mfu=mfu)
+    count = recipe.compute.instance_count
+    memory, price = instance.gpu.memory_gib, instance.usd_hour and instance.usd_hour * count
+    sharing = share(shape, recipe, instance)
+    residency, checkpointing, micro_batch = sharing.layout
+    predicted = sharing.memory
+    mfu, runs = learn(measured, name, shape.parameters, gpus=sharing.ranks)
+    if not runs:
+        together = efficiency(work, sharing)
+        mfu = Interval(
+            low=mfu.low * together.low,
+            expected=mfu.expected * together.expected,
+            high=mfu.high * together.high,
+        )
+    gpus = instance.gpu.model_copy(update={"bf16_tflops": instance.gpu.bf16_tflops * sharing.ranks})
+    seconds = training_seconds(work, gpus, checkpointing=checkpointing, mfu=mfu)
+    speed = tokens_per_second(work, gpus, checkpointing=checkpointing, mfu=mfu)
     fits = micro_batch is not None
     option = InstanceOption(
         instance_type=name,
@@ -242,10 +261,17 @@ def _judge(
         gpu_memory_gib=memory,
         predicted_memory_gib=predicted.gib,
         residency=residency,
+        ranks=sharing.ranks,
+        parallelism=sharing.parallelism,
         fits=fits,
         price_usd_hour=price,
         hours=scaled(total(caching.seconds, seconds, evaluation.seconds), 1 / 3600) if fits else None,
-        cost_usd=total(caching.cost, cost_usd(seconds, price, spot=recipe.compute.spot), evaluation.cost)
+        cost_usd=total(
+            caching.cost,
+            cost_usd(seconds, price, spot=recipe.compute.spot),
+            _certain(warm_usd(recipe.compute.keep_alive_s, price)),
+            evaluation.cost,
+        )
         if fits and price
         else None,
     )
@@ -275,10 +301,9 @@ def _judge(
 
 
 def _is_within(one: Judged, recipe: Recipe, reserve_usd: float) -> bool:
-    compute = recipe.compute
-    runtime = affordable_seconds(
-        compute.max_cost_usd - reserve_usd, compute.max_hours, one.option.price_usd_hour
-    )
+    compute, price = recipe.compute, one.option.price_usd_hour
+    left = compute.max_cost_usd - reserve_usd - warm_usd(compute.keep_alive_s, price)
+    runtime = affordable_seconds(left, compute.max_hours, price)
     return (
         one.training_s is not None
         and one.option.cost_usd is not None

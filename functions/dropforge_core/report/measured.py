@@ -22,6 +22,8 @@ def measurement(run: RunDocuments, catalogue: Catalogue, ended_at: str) -> Measu
     if instance is None:
         return None
     forecast = plan.forecast
+    gpus = instance.gpus * plan.compute.instance_count
+    peak_tflops = instance.gpu.bf16_tflops * gpus
     phases = {"loop": done.seconds}
     for kind in ("caching", "training", "evaluation"):
         if billed := [one.billable_s for one in run.jobs if one.kind == kind]:
@@ -34,10 +36,11 @@ def measurement(run: RunDocuments, catalogue: Catalogue, ended_at: str) -> Measu
         instance_type=instance.type,
         device=done.device,
         flop_per_token=forecast.flop_per_token,
-        peak_tflops=instance.gpu.bf16_tflops,
+        gpus=gpus,
+        peak_tflops=peak_tflops,
         tokens=done.tokens,
         tokens_per_s=done.tokens_per_s,
-        forecast_tokens_per_s=scaled(forecast.mfu, instance.gpu.bf16_tflops * 1e12 / forecast.flop_per_token),
+        forecast_tokens_per_s=scaled(forecast.mfu, peak_tflops * 1e12 / forecast.flop_per_token),
         peak_memory_gib=done.peak_memory_gib,
         forecast_memory_gib=forecast.memory_gib,
         phase_s=phases,
