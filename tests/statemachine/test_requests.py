@@ -167,6 +167,7 @@ def test_metrics_are_read_from_the_trainers_own_line() -> None:
         "eval_loss": [0.51],
         "grad_norm": [0.913],
         "learning_rate": [1.2e-04],
+        "epoch": [0.52],
         "tokens_per_s": [181.0],
         "memory_gib": [2.1],
     }

@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from real_training import DROPOUT, HOLDOUT, ROWS, adapter_bytes, train
+from real_training import DROPOUT, HOLDOUT, ROWS, train
 from safetensors.torch import load_file, save_file
-from tiny_jobs import SHORT, chat_rows, make_job, seal
+from tiny_jobs import REPOSITORY, SHORT, chat_rows, make_job, seal
 
 from dropforge_core.contracts import TrainingConfig
 from dropforge_core.recipe import Recipe
@@ -20,6 +21,7 @@ from tuner.data import Row, encode_rows
 from tuner.failure import Failure
 from tuner.generation import reference_nll
 from tuner.model import load_base
+from tuner.optimise import learning_rate_at
 
 
 def test_the_loss_falls_and_the_artifact_reloads_to_it(tiny_base: Path, tmp_path: Path) -> None:
@@ -41,26 +43,76 @@ def test_the_loss_falls_and_the_artifact_reloads_to_it(tiny_base: Path, tmp_path
             assert sum(reference_nll(model, documents)) / tokens == pytest.approx(expected, abs=1e-4)
 
 
-def test_two_runs_leave_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
-    """Same data, recipe and base: same adapter, byte for byte, dropout included."""
+def test_two_runs_leave_the_same_bytes(
+    tiny_base: Path, tmp_path: Path, start_tuner: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Same data, recipe and base: adapter, configuration and manifest agree byte for byte, dropout included.
+
+    One run is in a process of its own, whose sets have another order.
+    """
     made = []
-    for name in ("first", "second"):
+    for name in ("first", "second", "apart"):
         container = make_job(tmp_path / name, tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=DROPOUT)
-        made.append((train(container).loss_curve, adapter_bytes(container)))
+        if name == "apart":
+            process = start_tuner("train", "--root", str(container.root), PYTHONHASHSEED="5")
+            told, _ = process.communicate()
+            assert process.returncode == 0, told
+        else:
+            train(container)
+        files = ("adapter_model.safetensors", "adapter_config.json", "manifest.json")
+        summary = json.loads((container.model / "training_summary.json").read_bytes())
+        curves = [summary[curve] for curve in ("loss_curve", "eval_curve")]
+        made.append([*curves, *((container.model / file).read_bytes() for file in files)])
     assert made[0] == made[1]
+    assert made[0] == made[2]
 
 
-def test_the_log_lines_are_what_the_metric_regexes_read(tiny_base: Path, tmp_path: Path) -> None:
-    """Every metric of the job's definitions is found, with the pattern that SageMaker is given."""
+def metric_definitions() -> dict[str, re.Pattern[str]]:
+    """What CreateTrainingJob is told to read from the log."""
+    machine = json.loads((REPOSITORY / "statemachine" / "fine_tune.asl.json").read_bytes())
+    asked = machine["States"]["TrainAdapter"]["Arguments"]["AlgorithmSpecification"]["MetricDefinitions"]
+    return {metric["Name"]: re.compile(metric["Regex"]) for metric in asked}
+
+
+def test_the_log_lines_are_what_sagemaker_reads(tiny_base: Path, tmp_path: Path) -> None:
+    """Each metric of the request is found once in every line that tells it, with the number that is kept."""
     lines: list[str] = []
-    train(make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT), lines.append)
-    steps = [line for line in lines if " loss=" in line]
-    assert len(steps) == 12
-    for name in ("loss", "grad_norm", "learning_rate", "tokens_per_s", "memory_gib", "eta_s", "epoch"):
-        assert all(re.search(rf"(?:^|\s){name}=([-+0-9.eE]+)", line) for line in steps)
-    evaluated = [line for line in lines if "eval_loss=" in line]
-    assert evaluated[0].startswith("step=0/12 eval_loss=")
-    assert evaluated[-1].startswith("step=12/12 eval_loss=")
+    summary = train(
+        make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT), lines.append
+    )
+    found = {
+        name: [[float(value) for value in pattern.findall(line)] for line in lines if pattern.search(line)]
+        for name, pattern in metric_definitions().items()
+    }
+    assert found["loss"] == [[pytest.approx(loss, abs=1e-4)] for _, loss in summary.loss_curve]
+    assert found["eval_loss"] == [[pytest.approx(loss, abs=1e-4)] for _, loss in summary.eval_curve]
+    of_each_step = {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_s", "memory_gib"}
+    assert found.keys() == of_each_step | {"eval_loss"}
+    for name in of_each_step:
+        assert [len(values) for values in found[name]] == [1] * 12, name
+    assert [values[0] for values in found["epoch"]] == sorted(values[0] for values in found["epoch"])
+    assert [values[0] for values in found["learning_rate"]] == pytest.approx(
+        [learning_rate_at(step, 12, 0.01, 0.03, "cosine") for step in range(1, 13)], rel=0.05
+    )
+
+
+def test_who_polls_reads_a_whole_progress_file_at_any_moment(tiny_base: Path, tmp_path: Path) -> None:
+    """Phase, step, total, loss and seconds left are those of the line that the log has just told."""
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=SHORT)
+    path, polled = container.output_data / "progress.json", []
+
+    def say(_line: str) -> None:
+        if path.exists():
+            polled.append(json.loads(path.read_bytes()))
+
+    summary = train(container, say)
+    polled.append(json.loads(path.read_bytes()))
+    steps = {one["step"]: one for one in polled if one["phase"] == "training" and "step" in one}
+    assert sorted(steps) == list(range(1, 13))
+    for step, loss in summary.loss_curve:
+        assert steps[step]["loss"] == pytest.approx(loss, abs=1e-6)
+        assert steps[step]["steps"] == 12
+        assert (steps[step]["eta_s"] == 0) == (step == 12)
 
 
 def poison(base: Path, target: Path, word: str) -> Path:
