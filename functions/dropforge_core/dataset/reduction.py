@@ -17,13 +17,14 @@ from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.findings import Column, StoredColumns
 from dropforge_core.dataset.languages import LanguageMix
 from dropforge_core.dataset.likeness.columns import EVAL, TRAIN, Rows
-from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut, needed
+from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut
 from dropforge_core.dataset.likeness.nearness import Pairs, near_pairs
 from dropforge_core.dataset.likeness.repeats import conflicts, leaks, repeats
 from dropforge_core.dataset.outline import HEAD_BYTES, Outline
 from dropforge_core.dataset.problems import MAX_LINES, Problems, severities
 from dropforge_core.dataset.reading.parts import Part
 from dropforge_core.dataset.tokens import TallyState, TokenTally
+from dropforge_core.gate.sampling import rows_needed
 from dropforge_core.recipe import DatasetRules, Evaluation, Gate, Recipe
 
 _NONE: Final = np.empty(0, np.uint32)
@@ -264,7 +265,7 @@ class _Reducer:
             return Cut(self._columns.sides.copy(), "given")
         evaluation = self._recipe.evaluation if self._recipe else Evaluation()
         gate = self._recipe.gate if self._recipe else Gate()
-        chosen = cut(self._columns, groups, evaluation, needed(gate))
+        chosen = cut(self._columns, groups, evaluation, rows_needed(gate))
         if chosen.basis != "similarity":
             kinds = {
                 "prompt": "rows that nearly all resemble one another",

@@ -21,15 +21,10 @@ from numpy.typing import NDArray
 from dropforge_core.dataset.likeness.columns import EVAL, Columns, Rows
 from dropforge_core.dataset.likeness.recurring import recurring
 from dropforge_core.dataset.likeness.repeats import NOTHING
-from dropforge_core.gate.sampling import POWER
-from dropforge_core.gate.statistics import sample_size
-from dropforge_core.recipe import Evaluation, Gate
+from dropforge_core.recipe import Evaluation
 
 LEFT_OUT: Final = 2
 """A second copy of a hold-out row: measured twice, it would weigh twice."""
-
-DISCORDANCE: Final = 0.15
-"""Share of rows that a candidate and its reference answer differently, as one is right and the other wrong."""
 
 _KEY: Final = np.uint64(0x64726F70)
 """Of the hash that orders groups. Changing it re-cuts everybody's hold-out."""
@@ -54,15 +49,6 @@ class Cut:
         return int(np.count_nonzero(self.sides == side))
 
 
-def needed(gate: Gate) -> float:
-    """Rows at which the gate shows, with a power of 0.8, that a candidate is not worse by more than `gate.delta`.
-
-    (z_alpha + z_beta)^2 variance / delta^2 with a variance of `DISCORDANCE` for paired answers that are right or
-    wrong: 2,319 at a delta of 0.02, 1,031 at 0.03, 371 at 0.05 (alpha 0.05). Infinite for a delta of 0.
-    """
-    return sample_size(math.sqrt(DISCORDANCE), gate.delta, gate.alpha, POWER)
-
-
 def cut(columns: Columns, group: Rows, rules: Evaluation, wanted: float) -> Cut:
     """Cut the hold-out from rows that are all for training.
 
@@ -78,7 +64,7 @@ def cut(columns: Columns, group: Rows, rules: Evaluation, wanted: float) -> Cut:
         columns: `folded`, and `whole` for a cut by single rows.
         group: `nearness.Nearness.group`.
         rules: the recipe's wishes.
-        wanted: rows that the gate needs, as `needed` tells.
+        wanted: rows that the gate needs, as `gate.sampling.rows_needed` tells.
     """
     size = _Size.of(columns.rows, rules, wanted)
     sides = _take(columns, "folded", group, size)

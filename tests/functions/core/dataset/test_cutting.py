@@ -8,8 +8,9 @@ from likeness_cases import columns_of, digests, families
 
 from dropforge_core.dataset.likeness import cutting
 from dropforge_core.dataset.likeness.columns import EVAL, TRAIN, ArrayColumns
-from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut, needed
+from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut
 from dropforge_core.dataset.likeness.nearness import near_pairs
+from dropforge_core.gate.sampling import rows_needed
 from dropforge_core.recipe import Evaluation, Gate
 
 GROUPS = st.lists(st.integers(1, 12), min_size=1, max_size=120)
@@ -37,14 +38,14 @@ def side_of_each(sizes, rules, wanted, names=None):
 @pytest.mark.parametrize(("delta", "rows"), [(0.02, 2319), (0.03, 1031), (0.05, 371)])
 def test_what_the_gate_needs_is_the_known_sample_size(delta, rows):
     """Non-inferiority at a discordance of 0.15, a one-sided alpha of 0.05 and a power of 0.8."""
-    assert np.ceil(needed(Gate(delta=delta))) == rows
-    assert needed(Gate(delta=0)) == np.inf
+    assert np.ceil(rows_needed(Gate(delta=delta))) == rows
+    assert rows_needed(Gate(delta=0)) == np.inf
 
 
 def test_the_default_bound_allows_what_the_default_gate_needs():
     """By default a large dataset's hold-out is large enough for its gate, and not larger."""
-    assert Evaluation().max_holdout >= needed(Gate())
-    chosen, _ = side_of_each([1] * 40_000, Evaluation(), needed(Gate()))
+    assert Evaluation().max_holdout >= rows_needed(Gate())
+    chosen, _ = side_of_each([1] * 40_000, Evaluation(), rows_needed(Gate()))
     assert chosen.count(EVAL) == 2319
 
 
