@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -20,6 +21,8 @@ from tuner import loop
 from tuner.adapters import MEMBERS, extract_artifact
 from tuner.contract import Container
 from tuner.failure import Failure
+from tuner.quantise import quantiser_digest
+from tuner.serve import ServeSettings, load_variants
 from tuner.signals import StopRequest
 
 HOLDOUT = chat_rows(5, seed=1)
@@ -183,6 +186,36 @@ def test_a_candidate_of_another_base_is_refused(
     process.communicate()
     assert process.returncode == 1
     assert candidate.failure.read_text().startswith("BASE_MODEL: the candidate was trained on tiny-llama@")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [({}, False), ({"quantiser": "0" * 64}, True), ({"quantiser": None}, False)],
+    ids=["the same", "another", "of an older image"],
+)
+def test_weights_of_another_quantiser_are_told(  # noqa: PLR0917  # one fixture for each part of a job
+    tiny_base: Path,
+    tmp_path: Path,
+    candidate: Container,
+    s3_endpoint: str,
+    change: dict[str, Any],
+    is_told: bool,
+) -> None:
+    """Where the evaluation's base was rounded otherwise than the training's, the log says so, and it answers."""
+    container = Container(tmp_path / "ml")
+    shutil.copytree(candidate.model, container.model)
+    manifest = json.loads((container.model / "manifest.json").read_bytes())
+    assert manifest["quantiser"] == quantiser_digest("cpu")
+    (container.model / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    s3 = boto3.client("s3", endpoint_url=s3_endpoint)
+    s3.create_bucket(Bucket="runs")
+    for path in tiny_base.iterdir():
+        s3.upload_file(str(path), "runs", f"base-models/tiny-llama/{'a' * 40}/{path.name}")
+    lines: list[str] = []
+    settings = ServeSettings(base_model_uri=f"s3://runs/base-models/tiny-llama/{'a' * 40}/")
+    variants = load_variants(container, settings, tmp_path / "scratch", lines.append)
+    assert variants.loaded == {"candidate"}
+    assert any("another quantiser" in line for line in lines) == is_told
 
 
 def test_only_known_files_leave_an_archive(tmp_path: Path) -> None:
