@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from real_training import HOLDOUT, ROWS, StopAt, adapter_bytes, train
 from tiny_jobs import SHORT, make_job
 
+from tuner.contract import read_training_job
 from tuner.signals import Stopped
-from tuner.tracking import EventFile, crc32c
+from tuner.tracking import BATCH, EventFile, MlflowRun, crc32c
 
 
 def event_class() -> Any:
@@ -91,7 +92,7 @@ def test_what_is_logged_is_what_a_protocol_buffer_reader_finds(
 ) -> None:
     """Steps, names and numbers survive, whatever they are."""
     folder = tmp_path_factory.mktemp("events")
-    file = EventFile(folder, 1, lambda: 1.5)
+    file = EventFile(folder, 1, lambda _: None, lambda: 1.5)
     for step, metrics in points:
         file.log(step, metrics)
     file.close("FINISHED")
@@ -118,12 +119,41 @@ def test_a_resumed_attempt_has_a_whole_event_file(tiny_base: Path, tmp_path: Pat
     assert {"grad_norm", "learning_rate", "tokens_per_s", "memory_gib", "epoch"} <= found.keys()
 
 
+def test_a_disk_that_takes_no_events_changes_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    """It is told once, and the run leaves the same adapter as without the files."""
+    plain = make_job(tmp_path / "plain", tiny_base, rows=ROWS, recipe=SHORT)
+    train(plain)
+    recipe = {**SHORT, "tracking": {"tensorboard": True}}
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=recipe)
+    folder = container.output_data / "tensorboard"
+    folder.mkdir(parents=True)
+    (folder / "events.out.tfevents.0000000001.dropforge").symlink_to("/dev/full")
+    lines: list[str] = []
+    train(container, lines.append)
+    assert [line for line in lines if "gave up" in line] == [
+        "tracking=tensorboard gave up: No space left on device; training goes on without it"
+    ]
+    assert adapter_bytes(container) == adapter_bytes(plain)
+
+
+def test_a_folder_that_can_t_be_made_changes_nothing(tmp_path: Path) -> None:
+    """Where a file stands in the way nothing is written, and who logs is not told so by an exception."""
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    lines: list[str] = []
+    file = EventFile(tmp_path / "tensorboard", 1, lines.append)
+    file.log(1, {"loss": 1.0})
+    file.close("FINISHED")
+    assert lines == ["tracking=tensorboard gave up: File exists; training goes on without it"]
+
+
 class Mlflow(BaseHTTPRequestHandler):
     """The five requests of MLflow's REST interface that a run makes."""
 
     said: ClassVar[list[tuple[str, dict[str, Any]]]] = []
     runs: ClassVar[list[dict[str, Any]]] = []
     known = False
+    instead: ClassVar[dict[str, bytes]] = {}
+    """What a path answers that is none of MLflow's answers."""
 
     def do_GET(self) -> None:  # the standard library's name
         if Mlflow.known:
@@ -147,7 +177,8 @@ class Mlflow(BaseHTTPRequestHandler):
             self.answer(200, {})
 
     def answer(self, status: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
+        path = self.path.removeprefix("/base/api/2.0/mlflow/").partition("?")[0]
+        body = Mlflow.instead.get(path, json.dumps(document).encode())
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -159,7 +190,7 @@ class Mlflow(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def mlflow() -> Iterator[str]:
-    Mlflow.said, Mlflow.runs, Mlflow.known = [], [], False
+    Mlflow.said, Mlflow.runs, Mlflow.known, Mlflow.instead = [], [], False, {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mlflow)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -197,3 +228,44 @@ def test_an_absent_mlflow_changes_nothing(tiny_base: Path, tmp_path: Path) -> No
         "tracking=mlflow gave up: ConnectError; training goes on without it"
     ]
     assert adapter_bytes(container) == adapter_bytes(plain)
+
+
+@pytest.mark.parametrize(
+    "path", ["experiments/create", "runs/search", "runs/create", "runs/log-batch", "runs/update"]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>sign in</html>",
+        b"[]",
+        b"null",
+        b"7",
+        b'{"runs": [1]}',
+        b'{"runs": {"a": 1}}',
+        b'{"run": 1}',
+        b"\xff",
+    ],
+)
+def test_whatever_a_server_answers_no_run_ends_by_it(
+    tiny_base: Path, tmp_path: Path, mlflow: str, path: str, body: bytes
+) -> None:
+    """A sign-in page, another form, nothing: at worst it is told once that training goes on without it."""
+    Mlflow.instead = {path: body}
+    recipe = {**SHORT, "tracking": {"mlflow_uri": mlflow}}
+    job = read_training_job(make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=recipe))
+    lines: list[str] = []
+    run = MlflowRun(job.recipe.tracking, job, lines.append)
+    for step in range(2 * BATCH):
+        run.log(step, {"loss": 1.0})
+    run.close("FINISHED")
+    assert sum("gave up" in line for line in lines) <= 1
+
+
+def test_an_address_that_is_none_is_told(tiny_base: Path, tmp_path: Path) -> None:
+    """A host that passes for a name in a recipe, and for none in a request."""
+    recipe = {**SHORT, "tracking": {"mlflow_uri": "http://xn--a"}}
+    job = read_training_job(make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=recipe))
+    lines: list[str] = []
+    MlflowRun(job.recipe.tracking, job, lines.append).close("FINISHED")
+    assert lines == ["tracking=mlflow gave up: InvalidCodepoint; training goes on without it"]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, BinaryIO, Final, Literal, Protocol
 
 import httpx
 
@@ -20,6 +20,11 @@ from tuner.contract import Container, Say, TrainingJob
 TIMEOUT_S: Final = 5.0
 BATCH: Final = 50
 """Metrics that wait for one request to MLflow, which takes at most 1,000."""
+NO_ANSWER: Final = (
+    *(httpx.HTTPError, httpx.InvalidURL),
+    *(ValueError, LookupError, TypeError, AttributeError),
+)
+"""Nobody answers, or something does that is no MLflow: then it speaks of other things, or in another form."""
 
 
 Ended = Literal["FINISHED", "SCHEDULED", "FAILED"]
@@ -42,8 +47,7 @@ def open_trackers(job: TrainingJob, container: Container, say: Say) -> list[Trac
     trackers: list[Tracker] = []
     if asked.tensorboard:
         folder = container.output_data / "tensorboard"
-        trackers.append(EventFile(folder, job.hyperparameters.attempt))
-        say(f"tracking=tensorboard folder={folder}")
+        trackers.append(EventFile(folder, job.hyperparameters.attempt, say))
     if asked.mlflow_uri is not None:
         trackers.append(MlflowRun(asked, job, say))
     return trackers
@@ -53,12 +57,22 @@ def open_trackers(job: TrainingJob, container: Container, say: Say) -> list[Trac
 
 
 class EventFile:
-    """`events.out.tfevents.*`: TFRecord framing around `tensorflow.Event` messages (event.proto)."""
+    """`events.out.tfevents.*`: TFRecord framing around `tensorflow.Event` messages (event.proto).
 
-    def __init__(self, folder: Path, attempt: int, wall: Callable[[], float] = time.time) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    A disk that takes no more is told once in the log, and nothing is written from then on.
+    """
+
+    def __init__(self, folder: Path, attempt: int, say: Say, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
-        self._stream = (folder / f"events.out.tfevents.{attempt:010d}.dropforge").open("wb")
+        self._say = say
+        self._stream: BinaryIO | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._stream = (folder / f"events.out.tfevents.{attempt:010d}.dropforge").open("wb", buffering=0)
+        except OSError as error:
+            self._give_up(error)
+            return
+        say(f"tracking=tensorboard folder={folder}")
         self._write(_text(3, b"brain.Event:2"))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -70,13 +84,23 @@ class EventFile:
 
     def close(self, status: Ended) -> None:
         del status
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def _write(self, event: bytes) -> None:
+        if self._stream is None:
+            return
         body = _key(1, 1) + struct.pack("<d", self._wall()) + event
         length = struct.pack("<Q", len(body))
-        self._stream.write(length + _masked(length) + body + _masked(body))
-        self._stream.flush()
+        try:
+            self._stream.write(length + _masked(length) + body + _masked(body))
+        except OSError as error:
+            self._stream.close()
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._stream = None
+        self._say(f"tracking=tensorboard gave up: {error.strerror}; training goes on without it")
 
 
 def _key(field: int, wire: int) -> bytes:
@@ -136,16 +160,15 @@ class MlflowRun:
     def __init__(self, asked: Tracking, job: TrainingJob, say: Say) -> None:
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
         self._client = httpx.Client(
-            base_url=f"{asked.mlflow_uri}/api/2.0/mlflow/",
-            timeout=TIMEOUT_S,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=TIMEOUT_S, headers={"Authorization": f"Bearer {token}"} if token else {}
         )
         self._say = say
         self._waiting: list[dict[str, Any]] = []
         self._run = ""
         try:
+            self._client.base_url = httpx.URL(f"{asked.mlflow_uri}/api/2.0/mlflow/")
             self._run = self._open(asked.mlflow_experiment, job)
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except NO_ANSWER as error:
             self._give_up(error)
         else:
             say(f"tracking=mlflow run={self._run}")
@@ -164,7 +187,7 @@ class MlflowRun:
         if self._run:
             self._flush()
         if self._run:
-            with suppress(httpx.HTTPError):
+            with suppress(*NO_ANSWER):
                 self._post("runs/update", {"run_id": self._run, "status": status})
         self._client.close()
 
@@ -206,7 +229,7 @@ class MlflowRun:
         metrics, self._waiting = self._waiting, []
         try:
             self._post("runs/log-batch", {"run_id": self._run, "metrics": metrics})
-        except (httpx.HTTPError, ValueError) as error:
+        except NO_ANSWER as error:
             self._give_up(error)
 
     def _post(self, path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
