@@ -4,7 +4,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
+
+# Before any test module is read: how long an example takes is the machine's affair.
+settings.register_profile("dropforge", deadline=None)
+settings.load_profile("dropforge")
 
 
 @pytest.fixture(scope="session")

@@ -4,16 +4,11 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from sample_stack import DOCKERFILE, EMAIL, SAMPLE, Sample
 
 from dropforge.local.deploy import deploy
 from dropforge.local.engine import Settings
 from dropforge.local.stack import Engine
-
-# A deadline would measure the machine, not the code.
-hypothesis_settings.register_profile("local", deadline=None)
-hypothesis_settings.load_profile("local")
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ It accepts only rows in which the thorough path finds no fault but private data 
 same of them. What it does not accept says nothing: the thorough path reads it.
 """
 
-from collections.abc import Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain, pairwise
+from operator import add
 from typing import Final, NamedTuple
 
 import msgspec
@@ -191,21 +192,35 @@ def _repeating(
         plain: whether each quotation mark is written as itself. If so no row has fewer than expected, and of
             many that have as many as expected together, each has.
     """
-    raw = [batch.rows[place] for place in batch.places]
-    found: set[int] = set()
-    for start in range(0, len(raw), _TOGETHER):
-        some = slice(start, start + _TOGETHER)
-        if plain:
-            canonical = count_quotes(b"".join(encoded[some])) + count_quotes(
-                b"".join(metas[some] if metas else ())
-            )
-            if count_quotes(b"".join(raw[some])) == batch.layout.expected(batch.decoded[some], canonical):
-                continue
-        for at in range(start, min(start + _TOGETHER, len(raw))):
-            canonical = encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
-            if quotes_of(raw[at]) != batch.layout.expected(batch.decoded[at : at + 1], canonical):
-                found.add(at)
-    return found
+    count = len(batch.decoded)
+    raw = [batch.rows[place] for place in batch.places] if batch.missing else batch.rows
+    looked_at: Iterable[int] = range(count)
+    if plain:
+        edges = [*range(0, count, _TOGETHER), count]
+        written = _quotes_between(raw, edges)
+        canonical = _quotes_between(encoded, edges)
+        if metas:
+            canonical = list(map(add, canonical, _quotes_between(metas, edges)))
+        looked_at = chain.from_iterable(
+            range(start, stop)
+            for (start, stop), marks, kept in zip(pairwise(edges), written, canonical, strict=True)
+            if marks != batch.layout.expected(batch.decoded[start:stop], kept)
+        )
+    return {
+        at
+        for at in looked_at
+        if quotes_of(raw[at])
+        != batch.layout.expected(
+            batch.decoded[at : at + 1], encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
+        )
+    }
+
+
+def _quotes_between(rows: Sequence[bytes], edges: Sequence[int]) -> list[int]:
+    """Quotation marks of the rows from each edge to the next."""
+    ends = [0, *accumulate(map(len, rows))]
+    marks = np.frombuffer(b"".join(rows), np.uint8) == ord('"')
+    return [int(np.count_nonzero(marks[ends[start] : ends[stop]])) for start, stop in pairwise(edges)]
 
 
 def _judge(batch: _Batch, became: Became, signs: dict[int, int], refused: set[int]) -> dict[int, int]:
