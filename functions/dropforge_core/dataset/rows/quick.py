@@ -4,16 +4,16 @@ It accepts only rows in which the thorough path finds no fault but private data 
 same of them. What it does not accept says nothing: the thorough path reads it.
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, pairwise
-from operator import add
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
 from dropforge_core.dataset.rows.decoding import quotes_of
-from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk, count_quotes
+from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk
 from dropforge_core.dataset.rows.messages import Assistant, Calling, Message, System, User, encode
 from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
 
@@ -77,22 +77,21 @@ class QuickReader:
         refused = set(became.refused)
         if layout.judged:
             refused |= _out_of_order(became.talks)
-        encoded, quotes, signs = self._encode(became.talks)
+        encoded, marks, signs = self._encode(became.talks)
+        canonical = [marks]
         if became.rejected is not None:
-            answers, more, found = self._encode(became.rejected)
+            answers, marks, found = self._encode(became.rejected)
+            canonical.append(marks)
             _join(signs, found)
             encoded = [left + right for left, right in zip(encoded, answers, strict=True)]
-            quotes += more
         metas = None
         if (others := layout.metas(batch.decoded)) is not None:
             metas = others.metas
+            canonical.append(_Marks(metas))
             refused |= others.deep
             found = self._scanner.suspects(_lines(others.texts), others.texts)
             _join(signs, {at: bits & ~(BLANK | WEIGHT) for at, bits in found.items()})
-            quotes += count_quotes(b"".join(metas))
-        plain = self._scanner.is_plain(text)
-        if not plain or not _adds_up(batch, quotes):
-            refused |= _repeating(batch, encoded, metas, plain=plain)
+        refused.update(_repeating(batch, canonical, plain=self._scanner.is_plain(text)))
         signs = _judge(batch, became, signs, refused)
         texts = {at: known for at in signs if (known := layout.texts(batch.decoded[at])) is not None}
         return Taken(
@@ -107,11 +106,11 @@ class QuickReader:
             texts,
         )
 
-    def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], int, dict[int, int]]:
-        """(canonical JSON of each, quotation marks of all, signs by index)."""
+    def _encode(self, values: Sequence[Talk | Message]) -> tuple[list[bytes], "_Marks", dict[int, int]]:
+        """(canonical JSON of each, their quotation marks, signs by index)."""
         lines = list(map(encode, values))
         text = _lines(lines)
-        return lines, count_quotes(text), self._scanner.suspects(text, lines)
+        return lines, _Marks(lines, text), self._scanner.suspects(text, lines)
 
 
 def _lines(rows: list[bytes]) -> bytes:
@@ -173,54 +172,66 @@ def _out_of_order(talks: Sequence[Talk]) -> set[int]:
     return wrong
 
 
-def _adds_up(batch: _Batch, canonical: int) -> bool:
-    """Whether no quotation mark was lost: a name that comes twice in an object takes its own along."""
-    written = count_quotes(batch.text)
-    written -= sum([batch.rows[place].count(b'"') for place in batch.missing])
-    return written == batch.layout.expected(batch.decoded, canonical)
+class _Marks:
+    """The quotation marks of some rows.
+
+    Args:
+        rows: JSON.
+        text: the rows with a line break between them, where it is at hand.
+    """
+
+    def __init__(self, rows: Sequence[bytes], text: bytes | None = None) -> None:
+        self._rows = rows
+        self._marks = np.frombuffer(b"\n".join(rows) if text is None else text, np.uint8) == ord('"')
+        self.total = int(np.count_nonzero(self._marks))
+
+    def between(self, edges: Sequence[int]) -> list[int]:
+        """How many there are from each edge to the next, an edge being the index of a row."""
+        ends = [0, *accumulate(map(len, self._rows))]
+        cuts = [ends[edge] + edge for edge in edges]
+        return [int(np.count_nonzero(self._marks[start:stop])) for start, stop in pairwise(cuts)]
+
+    def of(self, row: int) -> int:
+        return self._rows[row].count(b'"')
 
 
-def _repeating(
-    batch: _Batch, encoded: Sequence[bytes], metas: Sequence[bytes] | None, *, plain: bool
-) -> set[int]:
-    """Which rows may have a name twice in one object.
+def _repeating(batch: _Batch, canonical: Sequence[_Marks], *, plain: bool) -> Iterable[int]:
+    """Which rows may have a name twice in one object: the second takes the quotation marks of the first along.
 
     Args:
         batch: the rows.
-        encoded: canonical JSON of each.
-        metas: as `Taken.metas`.
+        canonical: the parts of what became of each.
         plain: whether each quotation mark is written as itself. If so no row has fewer than expected, and of
             many that have as many as expected together, each has.
     """
-    count = len(batch.decoded)
-    raw = [batch.rows[place] for place in batch.places] if batch.missing else batch.rows
-    looked_at: Iterable[int] = range(count)
+    looked_at: Iterable[int] = range(len(batch.decoded))
     if plain:
-        edges = [*range(0, count, _TOGETHER), count]
-        written = _quotes_between(raw, edges)
-        canonical = _quotes_between(encoded, edges)
-        if metas:
-            canonical = list(map(add, canonical, _quotes_between(metas, edges)))
-        looked_at = chain.from_iterable(
-            range(start, stop)
-            for (start, stop), marks, kept in zip(pairwise(edges), written, canonical, strict=True)
-            if marks != batch.layout.expected(batch.decoded[start:stop], kept)
-        )
-    return {
+        written = _Marks(batch.rows, batch.text)
+        lost = sum(map(written.of, batch.missing))
+        total = sum(marks.total for marks in canonical)
+        if written.total - lost == batch.layout.expected(batch.decoded, total):
+            return ()
+        looked_at = _uneven(batch, written, canonical)
+    return [
         at
         for at in looked_at
-        if quotes_of(raw[at])
-        != batch.layout.expected(
-            batch.decoded[at : at + 1], encoded[at].count(b'"') + (metas[at].count(b'"') if metas else 0)
-        )
-    }
+        if quotes_of(batch.rows[batch.places[at]])
+        != batch.layout.expected(batch.decoded[at : at + 1], sum(marks.of(at) for marks in canonical))
+    ]
 
 
-def _quotes_between(rows: Sequence[bytes], edges: Sequence[int]) -> list[int]:
-    """Quotation marks of the rows from each edge to the next."""
-    ends = [0, *accumulate(map(len, rows))]
-    marks = np.frombuffer(b"".join(rows), np.uint8) == ord('"')
-    return [int(np.count_nonzero(marks[ends[start] : ends[stop]])) for start, stop in pairwise(edges)]
+def _uneven(batch: _Batch, written: _Marks, canonical: Sequence[_Marks]) -> Iterator[int]:
+    """The rows of groups whose quotation marks don't add up."""
+    edges = [*range(0, len(batch.decoded), _TOGETHER), len(batch.decoded)]
+    places = [*batch.places, len(batch.rows)]
+    of_places = written.between([places[edge] for edge in edges])
+    of_rows = list(map(sum, zip(*(marks.between(edges) for marks in canonical), strict=True)))
+    for (start, stop), marks, kept in zip(pairwise(edges), of_places, of_rows, strict=True):
+        # Between the first of a group and the first of the next one there are rows that were not taken.
+        strangers = batch.missing[bisect(batch.missing, places[start]) : bisect(batch.missing, places[stop])]
+        own = marks - sum(map(written.of, strangers))
+        if own != batch.layout.expected(batch.decoded[start:stop], kept):
+            yield from range(start, stop)
 
 
 def _judge(batch: _Batch, became: Became, signs: dict[int, int], refused: set[int]) -> dict[int, int]:
