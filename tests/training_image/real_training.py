@@ -1,10 +1,13 @@
 """Training in the test's own process, and what it leaves behind."""
 
 import itertools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from tiny_jobs import SHORT, chat_rows
+from safetensors.torch import load_file, save_file
+from tiny_jobs import SHORT, chat_rows, seal
 
 from tuner import loop
 from tuner.artifact import TrainingSummary
@@ -42,3 +45,16 @@ class StopAt(StopRequest):
         self._left -= 1
         self.asked = self._left <= 0
         super().check()
+
+
+def poison(base: Path, target: Path, word: str) -> Path:
+    """A copy of the base in which one token's embedding is not a number."""
+    target.mkdir()
+    for path in base.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    vocabulary = json.loads((base / "tokenizer.json").read_bytes())["model"]["vocab"]
+    weights = load_file(target / "model.safetensors")
+    weights["model.embed_tokens.weight"][vocabulary[word]] = float("nan")
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    seal(target)
+    return target

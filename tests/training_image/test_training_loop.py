@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from real_training import DROPOUT, HOLDOUT, ROWS, train
-from safetensors.torch import load_file, save_file
-from tiny_jobs import REPOSITORY, SHORT, chat_rows, make_job, seal
+from real_training import DROPOUT, HOLDOUT, ROWS, poison, train
+from tiny_jobs import REPOSITORY, SHORT, chat_rows, make_job
 
 from dropforge_core.contracts import TrainingConfig
 from dropforge_core.recipe import Recipe
@@ -113,19 +112,6 @@ def test_who_polls_reads_a_whole_progress_file_at_any_moment(tiny_base: Path, tm
         assert steps[step]["loss"] == pytest.approx(loss, abs=1e-6)
         assert steps[step]["steps"] == 12
         assert (steps[step]["eta_s"] == 0) == (step == 12)
-
-
-def poison(base: Path, target: Path, word: str) -> Path:
-    """A copy of the base in which one token's embedding is not a number."""
-    target.mkdir()
-    for path in base.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    vocabulary = json.loads((base / "tokenizer.json").read_bytes())["model"]["vocab"]
-    weights = load_file(target / "model.safetensors")
-    weights["model.embed_tokens.weight"][vocabulary[word]] = float("nan")
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    seal(target)
-    return target
 
 
 def test_a_loss_that_is_no_number_names_the_rows(tiny_base: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tuner.checkpoint import Checkpoint, CheckpointStore
 from tuner.contract import Say
 from tuner.data import Example
 from tuner.distributed.exchange import receive_checkpoint, send_checkpoint
-from tuner.failure import is_out_of_memory
+from tuner.failure import Failure, is_out_of_memory
 from tuner.model import LanguageModel, pick_device
 from tuner.objective import Part
 from tuner.residency import Resident
@@ -106,7 +106,11 @@ class Ranks(Protocol):
         """
 
     def attempt(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, running out of memory is kept until all processes know of it."""
+        """Inside, running out of memory is kept until all processes know of it.
+
+        Raises:
+            Failure: OOM_GPU where the base is sharded: a pass that broke off can't be made again.
+        """
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter], loss: float) -> float:
         """Sum gradients over the processes in place, and answer the sum of the losses."""
@@ -233,11 +237,14 @@ class Together:
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
+        if self.lockstep:
+            with _in_step():
+                yield
+            return
         try:
             yield
         except Exception as error:
-            # A pass through a sharded base that breaks off leaves the others waiting: nothing can be done again.
-            if self.lockstep or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._short_of_memory = True
 
@@ -257,9 +264,10 @@ class Together:
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter], loss: float) -> float:
         held = list(parameters.values())
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in held]
-        )
+        with _in_step():
+            flat = torch.cat(
+                [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in held]
+            )
         dist.all_reduce(flat)
         for parameter, part in zip(held, torch.split(flat, [p.numel() for p in held]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
@@ -280,6 +288,25 @@ class Together:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         most: list[float] = found.tolist()
         return most
+
+
+@contextlib.contextmanager
+def _in_step() -> Iterator[None]:
+    """Where the others wait inside the same collective, running out of memory can't be made good in this job.
+
+    Raises:
+        Failure: OOM_GPU in place of what the device raised, so that nobody tries again alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Failure(
+            "OOM_GPU",
+            "a pass that all processes make together did not fit one of them, and can't be made again while the "
+            "others wait in it; the next attempt takes a smaller micro-batch or a larger instance",
+        ) from error
 
 
 class _Agreed(StopRequest):
