@@ -1,17 +1,21 @@
 """Find the base model that a recipe names: its revision, its copy in the run bucket, its shape."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
+from pydantic import ValidationError
 
 from dropforge_core.aws import Bucket, ObjectVanished, error_code
-from dropforge_core.layout import base_model_prefix, split_s3_uri
+from dropforge_core.layout import MODEL_SHAPE, base_model_prefix, split_s3_uri
 from dropforge_core.planning import (
     BaseModelUnsuitable,
     BaseSource,
+    CountedShape,
     ModelShape,
+    refuse_unsuitable,
     shape_of,
     source_revision,
     weight_bytes_of,
@@ -28,7 +32,7 @@ CONFIG_BYTES: Final = 1024 * 1024
 def locate(
     ref: BaseModelRef, runs: Bucket, hub: Hub, open_bucket: Callable[[str], Bucket] = Bucket
 ) -> tuple[BaseSource, ModelShape]:
-    """The model's source, and its shape from `config.json` and the sizes of its weights.
+    """The model's source, and its shape: counted when it was cached, else from `config.json` and its weights' sizes.
 
     A commit that is cached is read from the cache, without the hub.
 
@@ -65,8 +69,10 @@ def _from_s3(
         )
     target = base_model_prefix(name, source_revision(listing))
     source = BaseSource(name=name, source=uri, prefix=target, cached=_is_cached(runs, target))
-    config = _config(_read(bucket, prefix + CONFIG), uri)
-    return source, _shape(config, {key: size for key, size, _ in listing}, uri)
+    body = _read(bucket, prefix + CONFIG)
+    counted = _counted_shape(runs, target, body) if source.cached else None
+    config = _config(body, uri)
+    return source, counted or _shape(config, {key: size for key, size, _ in listing}, uri)
 
 
 def _from_hub(repo: str, revision: str, runs: Bucket, hub: Hub) -> tuple[BaseSource, ModelShape]:
@@ -86,8 +92,23 @@ def _from_hub(repo: str, revision: str, runs: Bucket, hub: Hub) -> tuple[BaseSou
 
 
 def _cached_shape(runs: Bucket, prefix: str) -> ModelShape:
+    body = _read(runs, prefix + CONFIG)
+    if counted := _counted_shape(runs, prefix, body):
+        return counted
     files = {str(entry["Key"]).removeprefix(prefix): int(entry["Size"]) for entry in runs.list(prefix)}
-    return _shape(_config(_read(runs, prefix + CONFIG), prefix), files, prefix)
+    return _shape(_config(body, prefix), files, prefix)
+
+
+def _counted_shape(runs: Bucket, prefix: str, config: bytes) -> ModelShape | None:
+    """As it was counted of that `config.json`; None for a copy of a version that counted nothing, or otherwise."""
+    try:
+        counted = CountedShape.model_validate_json(runs.read(prefix + MODEL_SHAPE))
+    except (ObjectVanished, ValidationError):
+        return None
+    if counted.config_sha256 != hashlib.sha256(config).hexdigest():
+        return None
+    refuse_unsuitable(_config(config, prefix))
+    return counted.shape
 
 
 def _is_cached(runs: Bucket, prefix: str) -> bool:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,14 +44,15 @@ def find(ref: BaseModelRef, given: Path | None, note: Callable[[str], None]) -> 
     """
     try:
         if given is not None:
-            return _from_folder(given, ref.name)
+            return _from_folder(given, ref.name, note)
         if ref.repo == STACK_DEFAULT:
             return _demo_model(note)
         if ref.s3 is not None:
             # Where a copy would be counted as cached: the bucket that the model lies in.
-            bucket = Bucket(split_s3_uri(ref.s3)[0])
-            return locate(ref, bucket, _hub())
-        return _from_hub(ref)
+            name, prefix = split_s3_uri(ref.s3)
+            source, shape = locate(ref, Bucket(name), _hub())
+            return source, _counted(Bucket(name).read(prefix + "config.json"), shape, note)
+        return _from_hub(ref, note)
     except BaseModelUnsuitable as error:
         raise CommandFailed(f"The base model can't be trained: {error}", 1) from error
     except (BaseModelUnavailable, HubUnreachable, ClientError, BotoCoreError) as error:
@@ -62,11 +65,27 @@ def _hub() -> Hub:
     return Hub(os.environ.get("HF_ENDPOINT", HUB), os.environ.get("HF_TOKEN", ""), tries=2)
 
 
-def _from_hub(ref: BaseModelRef) -> Found:
+def _counted(config: bytes, otherwise: ModelShape, note: Callable[[str], None]) -> ModelShape:
+    """The shape counted on the modules that transformers builds, where it is installed; `otherwise` where it is not."""
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        return otherwise
+    from tuner.model_shape import NotCountable, counted_shape  # noqa: PLC0415  # seconds: it needs torch
+
+    with tempfile.TemporaryDirectory(prefix="dropforge-") as folder:
+        Path(folder, "config.json").write_bytes(config)
+        try:
+            return counted_shape(Path(folder)).shape
+        except NotCountable as error:
+            note(f"The base model's layers can't be counted here: {error}")
+    return otherwise
+
+
+def _from_hub(ref: BaseModelRef, note: Callable[[str], None]) -> Found:
     hub, repo = _hub(), str(ref.repo)
     found = hub.resolve(repo, ref.revision)
-    shape = shape_of(hub.config(repo, found.commit), weight_bytes_of(found.files))
-    return _source(repo, found.commit, cached=False), shape
+    config = hub.config(repo, found.commit)
+    shape = shape_of(config, weight_bytes_of(found.files))
+    return _source(repo, found.commit, cached=False), _counted(json.dumps(config).encode(), shape, note)
 
 
 def _demo_model(note: Callable[[str], None]) -> Found:
@@ -84,21 +103,21 @@ def _demo_model(note: Callable[[str], None]) -> Found:
             USAGE,
         ) from error
     note(f"The recipe names no base model; this is the plan for {folder.name}, the default of a local stack.")
-    return _from_folder(folder, folder.name)
+    return _from_folder(folder, folder.name, note)
 
 
-def _from_folder(given: Path, name: str) -> Found:
+def _from_folder(given: Path, name: str, note: Callable[[str], None]) -> Found:
     config = given / "config.json" if given.is_dir() else given
     try:
-        described: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        text = config.read_bytes()
+        described: dict[str, Any] = json.loads(text)
         weights = {file.name: file.stat().st_size for file in config.parent.glob("*.safetensors")}
         shape = shape_of(described, weight_bytes_of(weights) if weights else None)
     except (OSError, ValueError) as error:
         # BaseModelUnsuitable is a ValueError too; its message says what is wrong with the model.
         raise CommandFailed(f"The base model's config can't be used: {config}: {error}", 1) from error
-    return _source(
-        name, source_revision([(config.name, config.stat().st_size, config.name)]), cached=True
-    ), shape
+    revision = source_revision([(config.name, len(text), config.name)])
+    return _source(name, revision, cached=True), _counted(text, shape, note)
 
 
 def _source(name: str, revision: str, *, cached: bool) -> BaseSource:

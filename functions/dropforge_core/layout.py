@@ -7,6 +7,8 @@ from dropforge_core.model import Frozen
 BASE_MODELS: Final = "base-models/"
 PRICES: Final = "prices/instances.json"
 """Where `dropforge prices refresh` leaves the region's table: a `planning.Catalogue`."""
+MODEL_SHAPE: Final = "planning/shape.json"
+"""Beside a cached base model: what it is made of, a `planning.CountedShape`."""
 PREDICTION_CACHE: Final = "prediction-cache/"
 """Prefix of predictions that later runs may use again; they expire."""
 VALIDATION_WORK: Final = "validation-work/"
@@ -98,6 +100,11 @@ class RunLayout(Frozen):
     def metrics(self) -> str:
         """Every metric of every variant with its interval: `MetricsReport`."""
         return self.key("evaluation/metrics.json")
+
+    @property
+    def judge(self) -> str:
+        """The verdicts of the recipe's judge: `JudgeRecord`."""
+        return self.key("evaluation/judge.json")
 
     @property
     def examples(self) -> str:

@@ -1,5 +1,6 @@
 """PlanTraining over HTTP: sources of base models, and the documents that it writes."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,9 +8,9 @@ import pytest
 import plan_training
 from dropforge_core.aws import Ledger
 from dropforge_core.contracts import DatasetFacts, Plan, TrainingConfig
-from dropforge_core.layout import RunLayout
+from dropforge_core.layout import MODEL_SHAPE, RunLayout
 from dropforge_core.ledger import Status
-from dropforge_core.planning import BaseModelUnsuitable
+from dropforge_core.planning import BaseModelUnsuitable, CountedShape, shape_of
 from dropforge_core.recipe import Recipe
 from hub import BaseModelUnavailable
 
@@ -101,6 +102,38 @@ def test_a_cached_commit_needs_no_hub(account, start):
     made = start(f"org/tiny@{COMMIT}")
     assert made.base_model.cached
     assert made.base_model.source == f"hub:org/tiny@{COMMIT}"
+
+
+def test_a_counted_shape_beside_the_copy_goes_before_the_arithmetic(account, start):
+    """It is believed for the config.json that it was counted of, and for no other; a broken one is no failure."""
+    prefix = f"base-models/org/tiny/{COMMIT}/"
+    put_model(account, prefix)
+    account.put(prefix + "MANIFEST.json", "{}")
+    plain = start(f"org/tiny@{COMMIT}").base_model.parameters
+    counted = CountedShape(
+        counted_by="transformers 5",
+        config_sha256=hashlib.sha256(CONFIG.encode()).hexdigest(),
+        shape=shape_of(json.loads(CONFIG)).model_copy(update={"origin": "counted", "other_parameters": 7}),
+    )
+    account.put(prefix + MODEL_SHAPE, counted.model_dump_json())
+    believed = start(f"org/tiny@{COMMIT}").base_model.parameters
+    assert believed == counted.shape.parameters != plain
+    other = counted.model_copy(update={"config_sha256": "0" * 64}).model_dump_json()
+    for body in (other, "{}", "no JSON"):
+        account.put(prefix + MODEL_SHAPE, body)
+        assert start(f"org/tiny@{COMMIT}").base_model.parameters == plain
+
+
+def test_an_architecture_that_nobody_knows_is_planned_as_a_bound(account, start):
+    """The plan says that it is one, and its interval is wider than a known family's of the same size."""
+    put_model(account, "sources/llama/")
+    known = start("s3://runs/sources/llama/")
+    account.put("sources/new/config.json", CONFIG.replace('"llama"', '"mystery"'))
+    account.put("sources/new/model.safetensors", b"w" * 1000)
+    bound = start("s3://runs/sources/new/")
+    assert any("mystery is not known to the planner" in note for note in bound.notes)
+    assert not any("not known to the planner" in note for note in known.notes)
+    assert bound.forecast.mfu.low < known.forecast.mfu.low < known.forecast.mfu.high < bound.forecast.mfu.high
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from tiny_jobs import environment
 
 from dropforge_core.contracts import BaseModelManifest
+from dropforge_core.layout import MODEL_SHAPE
 from tuner.cache_base_model import BucketSource, SourceFile, cache_base_model, wanted_files
 from tuner.claim import Claim, Pace
 from tuner.failure import Failure
@@ -60,7 +61,7 @@ def keys(s3: Any) -> set[str]:
 def test_only_what_loading_needs_is_copied_and_hashed(s3: Any) -> None:
     """Safetensors, JSON and terms arrive with their digests; pickles, code and subfolders do not."""
     manifest, _ = cache()
-    assert keys(s3) == {*KEPT, "MANIFEST.json", "CLAIM"}
+    assert keys(s3) == {*KEPT, MODEL_SHAPE, "MANIFEST.json", "CLAIM"}
     assert manifest.terms == {"files": "LICENSE"}
     assert manifest.files == {name: hashlib.sha256(FILES[name]).hexdigest() for name in KEPT}
     assert (manifest.name, manifest.revision) == ("tiny", REVISION)

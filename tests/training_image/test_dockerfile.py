@@ -47,7 +47,7 @@ def test_every_copied_path_exists_and_is_let_into_the_context() -> None:
 def test_what_is_copied_is_all_that_the_entry_point_imports() -> None:
     """From the copied folders alone, with torch's and the lock's packages, every verb's code imports."""
     code = (
-        "import tuner.__main__, tuner.loop, tuner.serve, tuner.cache_base_model, tuner.hub, sys;"
+        "import tuner.__main__, tuner.loop, tuner.serve, tuner.cache_base_model, tuner.model_shape, tuner.hub, sys;"
         "print([m for m in sys.modules if m.split('.')[0] in ('dropforge', 'runtime')])"
     )
     done = subprocess.run(

@@ -150,7 +150,7 @@ def copy_all(  # noqa: PLR0913, PLR0917  # what is copied, where to, and the pro
     say: Say,
     quantise_from: int,
 ) -> BaseModelManifest:
-    """Every file that is not there yet, the quantised copy where it is worth one, and the manifest.
+    """Every file that is not there yet, the quantised copy where it is worth one, the shape, and the manifest.
 
     Raises:
         Failure: BASE_MODEL.
@@ -166,6 +166,9 @@ def copy_all(  # noqa: PLR0913, PLR0917  # what is copied, where to, and the pro
             from tuner.quantised_copy import write_quantised_copy  # noqa: PLC0415  # ten seconds: it needs torch
 
             write_quantised_copy(place, digests, Path(scratch), stop, say)
+        from tuner.model_shape import write_counted_shape  # noqa: PLC0415  # ten seconds: it needs torch
+
+        write_counted_shape(place, Path(scratch), say)
     name, folder = _name_and_revision(place.prefix)
     texts = ", ".join(sorted(file.name for file in files if TERMS.match(file.name)))
     manifest = BaseModelManifest(

@@ -9,16 +9,25 @@ from dropforge_core.planning.base import BaseSource, source_revision
 from dropforge_core.planning.catalogue import Catalogue, load_catalogue
 from dropforge_core.planning.explain import headline
 from dropforge_core.planning.plan import plan
-from dropforge_core.planning.shape import BaseModelUnsuitable, ModelShape, shape_of, weight_bytes_of
+from dropforge_core.planning.shape import (
+    BaseModelUnsuitable,
+    CountedShape,
+    ModelShape,
+    refuse_unsuitable,
+    shape_of,
+    weight_bytes_of,
+)
 
 __all__ = (
     "BaseModelUnsuitable",
     "BaseSource",
     "Catalogue",
+    "CountedShape",
     "ModelShape",
     "headline",
     "load_catalogue",
     "plan",
+    "refuse_unsuitable",
     "shape_of",
     "source_revision",
     "weight_bytes_of",

@@ -1,6 +1,7 @@
 """The arithmetic of a plan, line by line: every number, how it was made, and where it came from."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from dropforge_core.contracts import DatasetFacts, InstanceOption, Interval, Plan
 from dropforge_core.model import Frozen
@@ -17,8 +18,14 @@ from dropforge_core.planning.duration import (
 )
 from dropforge_core.planning.memory import GIB, MARGIN, adapter_parameters, training_memory
 from dropforge_core.planning.parallel import sharded_memory, shards_of
-from dropforge_core.planning.shape import ModelShape
+from dropforge_core.planning.shape import ModelShape, Origin
 from dropforge_core.recipe import Recipe
+
+_ORIGINS: Final[dict[Origin, str]] = {
+    "counted": "counted on the modules that transformers builds of the base model's config.json",
+    "computed": "the base model's config.json by its family's block, and the sizes of its weights",
+    "bounded": "a bound: the family is not known here; its weights' sizes, or a Llama of its config.json",
+}
 
 
 class Line(Frozen):
@@ -87,7 +94,7 @@ def _size(recipe: Recipe, shape: ModelShape) -> Iterator[Line]:
         name="parameters",
         value=f"{shape.parameters:,}",
         made_of=f"{shape.linear_parameters:,} in linear layers + {shape.parameters - shape.linear_parameters:,} others",
-        source=f"the base model's config.json ({shape.model_type}) and the sizes of its weights",
+        source=f"{_ORIGINS[shape.origin]} ({shape.model_type})",
     )
     yield Line(
         name="adapter parameters",

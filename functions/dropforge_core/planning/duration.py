@@ -9,7 +9,12 @@ from dropforge_core.gate.sampling import answers_wanted
 from dropforge_core.model import Frozen
 from dropforge_core.planning.calibration import PRIOR_MFU
 from dropforge_core.planning.catalogue import Gpu
-from dropforge_core.planning.memory import EVALUATION_BATCH, adapter_parameters, weights_bytes
+from dropforge_core.planning.memory import (
+    EVALUATION_BATCH,
+    adapter_parameters,
+    dense_adapter_parameters,
+    weights_bytes,
+)
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
 
@@ -59,9 +64,16 @@ def flop_per_token(work: Workload, *, checkpointing: bool) -> float:
     # Backward of attention is twice its forward: one pass more than for frozen weights.
     return (
         2.0 * shape.matmul_parameters * passes
-        + 6.0 * adapter_parameters(shape, recipe)
+        + 6.0 * _passed_adapter(shape, recipe)
         + attention * (passes + 1)
     )
+
+
+def _passed_adapter(shape: ModelShape, recipe: Recipe) -> float:
+    """Adapter parameters that one token passes: of the experts' its share."""
+    dense = dense_adapter_parameters(shape, recipe)
+    share = shape.active_expert_parameters / shape.expert_parameters if shape.expert_parameters else 0.0
+    return dense + (adapter_parameters(shape, recipe) - dense) * share
 
 
 def training_seconds(work: Workload, gpu: Gpu, *, checkpointing: bool, mfu: Interval = PRIOR_MFU) -> Interval:

@@ -82,7 +82,17 @@ def weights_bytes(shape: ModelShape, quantization: str, residency: Residency = "
 
 
 def adapter_parameters(shape: ModelShape, recipe: Recipe) -> int:
-    """Trainable scalars: r * (d_in + d_out) a layer, and a magnitude per output with DoRA.
+    """Trainable scalars: r * (d_in + d_out) a layer, a magnitude per output with DoRA, and what experts carry.
+
+    Raises:
+        BaseModelUnsuitable: when a target names no layer.
+    """
+    experts = recipe.adapter.r * shape.expert_adapter_rank if isinstance(recipe.adapter.targets, str) else 0
+    return experts + dense_adapter_parameters(shape, recipe)
+
+
+def dense_adapter_parameters(shape: ModelShape, recipe: Recipe) -> int:
+    """Those of them that every token passes.
 
     Raises:
         BaseModelUnsuitable: when a target names no layer.

@@ -55,6 +55,9 @@ LONGEST_JOB_S: Final = 28 * 24 * 3600
 """CreateTrainingJob: the most that MaxRuntimeInSeconds and MaxWaitTimeInSeconds take."""
 SPOT_PATIENCE_S: Final = 2 * 3600
 """How long a job may wait for spot capacity beside its run time, before the ladder takes another step."""
+BOUNDED_SPREAD: Final = 1.5
+"""By how much a token's work may differ from a Llama's of the same size: a plain feed-forward has two matrices where
+a gated one has three."""
 NOTHING: Final = Interval(low=0.0, expected=0.0, high=0.0)
 NOTES: Final = ("S3, Step Functions, Lambda and CloudWatch are not included; they come to cents.",)
 
@@ -205,6 +208,11 @@ def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Jud
             f"Fetching the base model the first time, about {duration(caching.seconds.expected / 3600)} on "
             f"{caching.instance_type}, has no price here. `dropforge prices refresh` finds it."
         )
+    if work.shape.origin == "bounded":
+        yield (
+            f"The architecture {work.shape.model_type[:60]} is not known to the planner, so memory and time are bounds. "
+            "When the base model is cached its layers are counted, and later plans are exact."
+        )
     if chosen.forecast and not chosen.forecast.measured_runs:
         yield (
             f"No finished run of this stack tells how fast {chosen.option.instance_type} trains a model of this "
@@ -250,6 +258,10 @@ def _judge(
             low=mfu.low * together.low,
             expected=mfu.expected * together.expected,
             high=mfu.high * together.high,
+        )
+    if shape.origin == "bounded":
+        mfu = Interval(
+            low=mfu.low / BOUNDED_SPREAD, expected=mfu.expected, high=min(1.0, mfu.high * BOUNDED_SPREAD)
         )
     gpus = instance.gpu.model_copy(update={"bf16_tflops": instance.gpu.bf16_tflops * sharing.ranks})
     seconds = training_seconds(work, gpus, checkpointing=checkpointing, mfu=mfu)

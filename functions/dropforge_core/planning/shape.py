@@ -1,13 +1,15 @@
-"""What a base model is made of, from its `config.json` alone: linear layers, embeddings, experts.
+"""What a base model is made of: linear layers, embeddings, experts.
 
-No weights are read and no modelling library is loaded. Families whose block is known are counted
-exactly up to norms and biases; anything else is refused, or bounded by the size of its weights.
+Where the modelling library is at hand, its modules are counted (`CountedShape`, which the job that caches a base
+model leaves beside the copy). Before that, and without it, `shape_of` reads `config.json` alone: families whose
+block is known are computed exactly up to norms and biases; anything else is refused, or bounded by the size of its
+weights. `ModelShape.origin` says which it was.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from dropforge_core.model import Frozen
+from dropforge_core.model import Frozen, Tolerant
 
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -29,9 +31,14 @@ class Linear(Frozen):
         return self.d_in * self.d_out * self.count
 
 
+Origin = Literal["counted", "computed", "bounded"]
+"""Counted on the library's modules; computed from `config.json` by the family's block; bounded by its weights."""
+
+
 class ModelShape(Frozen):
     """Sizes of a decoder-only language model. All parameter counts are numbers of scalars."""
 
+    origin: Origin = "computed"
     model_type: str
     vocab: int
     hidden: int
@@ -49,6 +56,8 @@ class ModelShape(Frozen):
     """All routed experts. They are fused tensors, which NF4 leaves in 16 bits."""
     active_expert_parameters: int = 0
     """The share of the experts that one token passes."""
+    expert_adapter_rank: int = 0
+    """What an adapter on all linear layers has beside these, in experts and routers, for each unit of its rank."""
     other_parameters: int = 0
     """Norms, biases, routers, and weights that the config does not explain."""
 
@@ -74,9 +83,10 @@ class ModelShape(Frozen):
         """The linear layers that carry an adapter.
 
         Raises:
-            BaseModelUnsuitable: when a target names no layer.
+            BaseModelUnsuitable: when a target names no layer. The names of a bounded shape's layers are not
+                known, so any target is taken for all of them.
         """
-        if isinstance(targets, str):
+        if isinstance(targets, str) or self.origin == "bounded":
             return self.linears
         names = {linear.name for linear in self.linears}
         if unknown := sorted(set(targets) - names):
@@ -85,6 +95,16 @@ class ModelShape(Frozen):
                 f"{', '.join(sorted(names))}. Use those names, or 'all-linear'."
             )
         return tuple(linear for linear in self.linears if linear.name in targets)
+
+
+class CountedShape(Tolerant):
+    """A shape that was counted, as it lies beside a cached base model."""
+
+    counted_by: str
+    """Library and version."""
+    config_sha256: str
+    """Of the bytes of the `config.json` that the modules were built of."""
+    shape: ModelShape
 
 
 class _Family(Frozen):
@@ -101,17 +121,19 @@ class _Family(Frozen):
     """Default where it is not hidden / heads."""
     positions: bool = False
     """Learned position embeddings."""
+    adapts_experts: bool = False
+    """An adapter on all linear layers has its share of every expert and of the router too (peft's conversion)."""
 
 
 _PLAIN: Final = {"mlp": ("fc1", "fc2"), "gated": False}
 _FAMILIES: Final[Mapping[str, _Family]] = {
     "llama": _Family(),
     "mistral": _Family(),
-    "mixtral": _Family(),
+    "mixtral": _Family(adapts_experts=True),
     "qwen2": _Family(),
     "qwen2_moe": _Family(),
     "qwen3": _Family(head_dim=128),
-    "qwen3_moe": _Family(),
+    "qwen3_moe": _Family(adapts_experts=True),
     "olmo2": _Family(),
     "granite": _Family(),
     "stablelm": _Family(),
@@ -138,24 +160,13 @@ def shape_of(config: Mapping[str, Any], weight_bytes: int | None = None) -> Mode
 
     `weight_bytes` is the size of the safetensors files, where it is known: weights that the config
     does not explain (a vision tower, say) are then counted too, and an architecture that is not in
-    the table can be bounded instead of refused.
+    the table is bounded instead of refused: as a Llama of its sizes, or as its weights where these are more.
 
     Raises:
         BaseModelUnsuitable: for remote code, weights quantised already, an unknown architecture
             without sizes, or keys that are missing.
     """
-    if not isinstance(config, Mapping):
-        raise BaseModelUnsuitable("config.json of the base model is not a JSON object.")
-    if "auto_map" in config:
-        raise BaseModelUnsuitable(
-            "the base model's config.json has 'auto_map', which needs code from the model's repository. "
-            "Such code is never run. Use a model that transformers supports natively."
-        )
-    if config.get("quantization_config"):
-        raise BaseModelUnsuitable(
-            "the base model's weights are quantised already (config.json has 'quantization_config'). "
-            "Give the original 16-bit model; 'quantization: nf4' in the recipe quantises it for training."
-        )
+    refuse_unsuitable(config)
     text = config.get("text_config")
     inner: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
     model_type = str(inner.get("model_type", "unknown"))
@@ -170,13 +181,33 @@ def shape_of(config: Mapping[str, Any], weight_bytes: int | None = None) -> Mode
     if weight_bytes is None or (dtype is None and family is not None):
         return shape
     stored = weight_bytes // (dtype or 2)
-    if family is None and stored < 0.9 * shape.parameters:
-        raise BaseModelUnsuitable(
-            f"model_type '{model_type[:60]}' is not known to the planner: its weights hold {stored:,} parameters "
-            f"where a model of these sizes would have {shape.parameters:,}. It can't be planned."
-        )
     unexplained = max(0, stored - shape.parameters)
-    return shape.model_copy(update={"other_parameters": shape.other_parameters + unexplained})
+    return shape.model_copy(
+        update={
+            "other_parameters": shape.other_parameters + unexplained,
+            "origin": "computed" if family else "bounded",
+        }
+    )
+
+
+def refuse_unsuitable(config: Mapping[str, Any]) -> None:
+    """What can't be tuned whatever its shape.
+
+    Raises:
+        BaseModelUnsuitable: for remote code, and weights quantised already.
+    """
+    if not isinstance(config, Mapping):
+        raise BaseModelUnsuitable("config.json of the base model is not a JSON object.")
+    if "auto_map" in config:
+        raise BaseModelUnsuitable(
+            "the base model's config.json has 'auto_map', which needs code from the model's repository. "
+            "Such code is never run. Use a model that transformers supports natively."
+        )
+    if config.get("quantization_config"):
+        raise BaseModelUnsuitable(
+            "the base model's weights are quantised already (config.json has 'quantization_config'). "
+            "Give the original 16-bit model; 'quantization: nf4' in the recipe quantises it for training."
+        )
 
 
 def weight_bytes_of(files: Mapping[str, int]) -> int | None:
@@ -193,15 +224,17 @@ def weight_bytes_of(files: Mapping[str, int]) -> int | None:
 
 def _count(config: Mapping[str, Any], model_type: str, family: _Family) -> ModelShape:
     hidden = _number(config, "hidden_size", "n_embd", "d_model")
-    layers = _number(config, "num_hidden_layers", "n_layer", "num_layers")
-    heads = _number(config, "num_attention_heads", "n_head")
+    layers = _number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    # A block without attention has no heads; attention of the usual width stands for what it does instead.
+    heads_of_unknown = None if model_type in _FAMILIES else max(1, hidden // 64)
+    heads = _number(config, "num_attention_heads", "n_head", "n_heads", default=heads_of_unknown)
     vocab = _number(config, "vocab_size")
     head_dim = _number(config, "head_dim", default=family.head_dim or max(1, hidden // heads))
     kv_heads = min(heads, _number(config, "num_key_value_heads", "num_kv_heads", default=heads))
     ffn = _number(config, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
     experts = _number(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
     linears = _attention(family, hidden, heads * head_dim, kv_heads * head_dim, layers)
-    expert_parameters = active = routers = 0
+    expert_parameters = active = routers = adapters = 0
     width = ffn
     if experts:
         per_token = min(experts, _number(config, "num_experts_per_tok", "experts_per_token", default=2))
@@ -211,8 +244,13 @@ def _count(config: Mapping[str, Any], model_type: str, family: _Family) -> Model
         active = layers * per_token * 3 * hidden * inner
         routers = layers * experts * hidden
         width = per_token * inner
+        if family.adapts_experts:
+            # Gate and way up are one tensor, whose adapter has twice the rank.
+            each = 2 * (hidden + 2 * inner) + inner + hidden
+            adapters = layers * (experts * each + experts + hidden)
         if shared := _number(config, "shared_expert_intermediate_size", default=0):
             linears += _mlp(family, hidden, shared, layers)
+            linears += (Linear(name="shared_expert_gate", d_in=hidden, d_out=1, count=layers),)
             width += shared
     else:
         linears += _mlp(family, hidden, ffn, layers)
@@ -233,6 +271,7 @@ def _count(config: Mapping[str, Any], model_type: str, family: _Family) -> Model
         embedding_parameters=vocab * hidden * (1 if tied else 2) + positions * hidden,
         expert_parameters=expert_parameters,
         active_expert_parameters=active,
+        expert_adapter_rank=adapters,
         # Norms and biases: a bound rather than a count, below 1 % of any model worth tuning.
         other_parameters=layers * 4 * hidden + hidden + routers,
     )

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dropforge_core.planning.shape import (
@@ -42,22 +42,73 @@ SIZES = {
 """Where a family needs other keys than WIDE with four key-value heads."""
 
 
-@pytest.mark.parametrize("family", sorted(_FAMILIES))
-def test_every_known_family_is_counted_as_the_modelling_library_builds_it(family):
-    """The parameters differ by less than a thousandth, and the names of the linear layers are the real ones."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(
-        family, **SIZES.get(family, {**WIDE, "num_key_value_heads": 4})
-    )
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+APPROXIMATE = {"origin", "linears", "embedding_parameters", "other_parameters"}
+"""Norms, biases and two rows of OPT's positions are bounded; linear layers are compared in any order."""
+
+
+@pytest.fixture(scope="session")
+def library():
+    """Transformers and torch, quiet; the tests that need them are left out where they are not installed."""
+    pytest.importorskip("torch")
+    return pytest.importorskip("transformers")
+
+
+def as_built(library, family, sizes):
+    """The configuration as JSON, and the count of what the library builds of it."""
+    config = library.AutoConfig.for_model(family, **sizes)
+    with pytest.importorskip("torch").device("meta"):
+        model = library.AutoModelForCausalLM.from_config(config)
     real = sum(parameter.numel() for parameter in model.parameters())
-    modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    return config, pytest.importorskip("tuner.model_shape").count(model), real
+
+
+def assert_alike(computed, counted):
+    """All but norms and biases is exact, and these are less than a thousandth."""
+    assert computed.parameters == pytest.approx(counted.parameters, rel=1e-3)
+    assert set(computed.linears) == set(counted.linears)
+    assert computed.embedding_parameters == pytest.approx(counted.embedding_parameters, rel=1e-4)
+    exact = set(type(counted).model_fields) - APPROXIMATE
+    assert computed.model_dump(include=exact) == counted.model_dump(include=exact)
+
+
+@pytest.mark.parametrize("family", sorted(_FAMILIES))
+def test_every_known_family_is_computed_as_the_modelling_library_builds_it(library, family):
+    """Every layer's name, sizes and number, heads, widths and experts are those of the modules, defaults left out or not."""
+    config, counted, real = as_built(library, family, SIZES.get(family, {**WIDE, "num_key_value_heads": 4}))
+    assert (counted.origin, counted.parameters) == ("counted", real)
     for spelled_out in (True, False):
-        shape = shape_of(json.loads(config.to_json_string(use_diff=not spelled_out)))
-        assert shape.parameters == pytest.approx(real, rel=1e-3)
-        assert {linear.name for linear in shape.linears} <= modules
+        computed = shape_of(json.loads(config.to_json_string(use_diff=not spelled_out)))
+        assert computed.origin == "computed"
+        assert_alike(computed, counted)
+
+
+@settings(
+    max_examples=12,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    family=st.sampled_from(["llama", "qwen3", "phi3", "gemma2", "mixtral", "gpt_neox"]),
+    heads=st.tuples(st.sampled_from([8, 16, 32]), st.sampled_from([1, 2, 8])),
+    sizes=st.fixed_dictionaries(
+        {
+            "intermediate_size": st.integers(20, 400).map(lambda n: n * 32),
+            "num_hidden_layers": st.integers(1, 6),
+            "vocab_size": st.integers(1000, 9000),
+        }
+    ),
+)
+def test_of_any_sizes_the_arithmetic_is_what_is_built(library, family, heads, sizes):
+    """Heads, groups of keys, inner width, depth and vocabulary may be any."""
+    attention = {"num_attention_heads": heads[0]}
+    if family != "gpt_neox":
+        attention["num_key_value_heads"] = heads[0] // heads[1]
+    config, counted, _ = as_built(library, family, {**SIZES.get(family, WIDE), **attention, **sizes})
+    computed = shape_of(json.loads(config.to_json_string()))
+    assert set(computed.linears) == set(counted.linears)
+    assert computed.matmul_parameters == counted.matmul_parameters
+    assert computed.parameters == pytest.approx(counted.parameters, rel=2e-3)
 
 
 def test_llama_3_8b_has_the_published_sizes():
@@ -94,14 +145,19 @@ def test_what_cannot_be_tuned_is_refused_in_words(config, says):
         shape_of(config)
 
 
-def test_an_unknown_architecture_is_bounded_by_its_weights_or_refused():
-    """Weights that the config does not explain are counted in 16 bits; too few of them is a refusal."""
+def test_an_unknown_architecture_is_bounded_by_its_weights_or_a_llama():
+    """What the config does not explain counts in 16 bits; too few weights leave the bound; any target is all layers."""
     config = {**WIDE, "model_type": "mystery", "torch_dtype": "bfloat16"}
     known = shape_of({**config, "model_type": "llama"})
     shape = shape_of(config, weight_bytes=known.parameters * 2 + 2_000_000)
+    assert shape.origin == "bounded"
     assert shape.parameters == known.parameters + 1_000_000
-    with pytest.raises(BaseModelUnsuitable, match="can't be planned"):
-        shape_of(config, weight_bytes=known.parameters)
+    assert shape_of(config, weight_bytes=known.parameters).parameters == known.parameters
+    assert shape.adapted(("Wqkv",)) == shape.linears
+    with pytest.raises(BaseModelUnsuitable, match="names Wqkv"):
+        known.adapted(("Wqkv",))
+    headless = {name: size for name, size in config.items() if name != "num_attention_heads"}
+    assert shape_of(headless, weight_bytes=10**9).heads == 32
 
 
 def test_weights_that_a_repository_carries_twice_count_once():
