@@ -196,6 +196,10 @@ def plan(  # noqa: PLR0913  # one parameter an option
         Path | None,
         typer.Option("--prices", help="Prices that `prices refresh --out` wrote; those that ship otherwise."),
     ] = None,
+    stack: Annotated[
+        str | None,
+        typer.Option("--stack", help="Plan by what this stack's finished runs taught; no AWS otherwise."),
+    ] = None,
     why: Annotated[
         bool, typer.Option("--why", help="Show the arithmetic: every number and where it came from.")
     ] = False,
@@ -203,16 +207,21 @@ def plan(  # noqa: PLR0913  # one parameter an option
 ) -> None:
     """Tell what training would need and cost: memory, instance, hours, dollars."""
     from dropforge.cli import check, files
+    from dropforge.cli import learned as learning
     from dropforge.cli import prices as pricing
-    from dropforge_core.planning.catalogue import load_catalogue
 
     terminal = Terminal(as_json=as_json)
-    table = pricing.read(prices) if prices else load_catalogue()
+    today = datetime.now(UTC).date()
+    if stack:
+        by = learning.learned(Stack.find(stack), today, terminal.note)
+    else:
+        by = learning.shipped(today)
+        terminal.note(learning.NOTHING_ASKED, "dim")
+    if prices:
+        by = by.model_copy(update={"table": pricing.read(prices).believed(today)})
     dataset = _found(paths, recipe, name, terminal)
     with files.spooled(dataset) as found, _bar(terminal, found.size, "reading") as bar:
-        told = check.forecast(
-            found, base_config, table.believed(datetime.now(UTC).date()), bar, terminal.note
-        )
+        told = check.forecast(found, base_config, by, bar, terminal.note)
     made = told.plan
     terminal.result(told.document(why=why), check.plan_view(told, why=why))
     raise typer.Exit(OK if made.fits and made.within_budget else INVALID)

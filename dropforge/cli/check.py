@@ -13,6 +13,7 @@ from rich.text import Text
 from dropforge.cli import base
 from dropforge.cli.console import CommandFailed, said
 from dropforge.cli.files import DataFiles
+from dropforge.cli.learned import Learned
 from dropforge.cli.parallel import PARALLEL_FROM, Meter, Workers, cores, part_size
 from dropforge.cli.summary import faults
 from dropforge.cli.tokenizer import lengths
@@ -27,7 +28,6 @@ from dropforge_core.messages.card import dollars, duration, size
 from dropforge_core.model import Frozen
 from dropforge_core.planning import BaseModelUnsuitable, headline, plan
 from dropforge_core.planning.arithmetic import Line, arithmetic
-from dropforge_core.planning.catalogue import Catalogue
 from dropforge_core.recipe import Recipe
 
 STACK_DEFAULT: Final = f"base_model: {base.STACK_DEFAULT}\n"
@@ -168,14 +168,14 @@ class Planned(Frozen):
 
 
 def forecast(
-    found: DataFiles, base_config: Path | None, table: Catalogue, bar: Bar, note: Callable[[str], None]
+    found: DataFiles, base_config: Path | None, by: Learned, bar: Bar, note: Callable[[str], None]
 ) -> Planned:
     """The plan of a run that is not started.
 
     Args:
         found: the dataset's files, standard input not among them.
         base_config: the base model's config.json, or the folder that holds it; None looks where the recipe says.
-        table: GPUs and prices.
+        by: GPUs, prices and measured speeds.
         bar: told bytes as they are read.
         note: told what a person should know of the choices made.
 
@@ -197,11 +197,12 @@ def forecast(
             base=source,
             run_id=LOCAL_RUN,
             model="plan",
-            catalogue=table,
+            catalogue=by.table,
+            measured=by.speeds,
         )
     except BaseModelUnsuitable as error:
         raise CommandFailed(str(error), 1) from error
-    lines = arithmetic(made, recipe=checked.recipe, dataset=facts, shape=shape, catalogue=table)
+    lines = arithmetic(made, recipe=checked.recipe, dataset=facts, shape=shape, catalogue=by.table)
     return Planned(plan=made, why=lines)
 
 

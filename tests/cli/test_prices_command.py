@@ -11,9 +11,18 @@ from dropforge.cli import prices
 from dropforge.cli.console import CommandFailed
 from dropforge.cli.stack import Stack
 from dropforge_core.layout import PRICES
-from dropforge_core.planning.catalogue import Catalogue
+from dropforge_core.planning.calibration import SPEEDS_NOTE, Speed, write_speeds
+from dropforge_core.planning.catalogue import Catalogue, load_catalogue
 
 TODAY = date(2026, 11, 21)
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "vocab_size": 4096,
+}
 OFFER = {
     "product": {
         "attributes": {"instanceName": "ml.g6.xlarge", "component": "Training", "regionCode": "eu-west-1"}
@@ -57,18 +66,7 @@ def test_an_empty_list_changes_nothing(world):
 def test_a_plan_shows_its_arithmetic_by_the_prices_it_was_given(dropforge, rows, tmp_path):
     """`plan --why` has a line for every number, each with its source, and they are the plan's own numbers."""
     config = tmp_path / "config.json"
-    config.write_text(
-        json.dumps(
-            {
-                "model_type": "llama",
-                "hidden_size": 512,
-                "intermediate_size": 1024,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 8,
-                "vocab_size": 4096,
-            }
-        )
-    )
+    config.write_text(json.dumps(LLAMA))
     with answering("pricing", lambda _operation, _arguments: {"PriceList": [json.dumps(OFFER)]}) as client:
         table = prices.fetch(client, "eu-west-1", TODAY)
     file = tmp_path / "prices.json"
@@ -87,3 +85,40 @@ def test_a_plan_shows_its_arithmetic_by_the_prices_it_was_given(dropforge, rows,
     assert "why" not in dropforge("plan", rows, *options, "--json").document
     assert "cost of the run" in dropforge("plan", rows, *options, "--why").out
     assert dropforge("plan", rows, "--base-config", config, "--prices", config).code == 2
+
+
+def test_a_plan_goes_by_what_the_stack_s_runs_taught(world, dropforge, rows, tmp_path):
+    """Its speeds narrow the interval and its prices are taken; without it, no stack is asked and that is said."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(LLAMA))
+    options = ("--base-config", config, "--why", "--json")
+    alone = dropforge("plan", rows, *options)
+    assert "not by those of your own runs" in alone.err
+    lines = {line["name"]: line for line in alone.document["why"]}
+    assert "no finished run" in lines["share of the peak"]["made_of"]
+    made = alone.document
+    speeds = [
+        Speed(
+            run_id=f"r{number}",
+            ended_at="2026-11-20T00:00:00+00:00",
+            parameters=made["base_model"]["parameters"],
+            instance_type=made["compute"]["instance_type"],
+            device="cuda",
+            flop_per_token=1e9,
+            peak_tflops=100.0,
+            tokens_per_s=30_000,
+        )
+        for number in range(5)
+    ]
+    world.ledger.write_note(SPEEDS_NOTE, {"speeds": write_speeds(speeds)}, {})
+    said = dropforge("plan", rows, *options, "--stack", "dropforge")
+    assert "the speeds of 5 finished runs" in said.err
+    assert "the prices that ship" in said.err
+    taught, before = said.document["forecast"]["mfu"], made["forecast"]["mfu"]
+    assert taught["high"] / taught["low"] < before["high"] / before["low"]
+    world.s3.put_object(Bucket="runs", Key=PRICES, Body=load_catalogue().model_dump_json().encode())
+    assert "its region's prices" in dropforge("plan", rows, *options, "--stack", "dropforge").err
+    world.ledger.write_note(SPEEDS_NOTE, {"speeds": "[{}]"}, {"revision": "1"})
+    broken = dropforge("plan", rows, *options, "--stack", "dropforge")
+    assert broken.code == 2
+    assert "another version" in broken.err
