@@ -16,13 +16,14 @@ from pydantic import BaseModel
 from dropforge_core import contracts
 from dropforge_core.evaluation import join
 from dropforge_core.gate import checks, documents, evidence, general, rules, slices
+from dropforge_core.metrics import given
 
 DOCUMENTS: Final[Mapping[str, tuple[type[BaseModel], str]]] = {
     "validation": (contracts.ValidationReport, "validate.md"),
     "gate": (documents.GateReport, "gate.md"),
 }
 """Name of the schema's file to what it describes, and the page that has its fields."""
-SOURCES: Final = (contracts, join, evidence, rules, slices, checks, general, documents)
+SOURCES: Final = (contracts, join, evidence, rules, slices, checks, general, given, documents)
 """Modules whose classes the documents are made of."""
 BEGIN: Final = "<!-- fields: made by `make schemas` -->\n"
 END: Final = "<!-- end of fields -->\n"

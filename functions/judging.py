@@ -1,12 +1,13 @@
 """A run's evaluation as it lies in the run bucket, judged: what decides once can be decided again from the same objects."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from dropforge_core.aws import Bucket
-from dropforge_core.contracts import DatasetManifest, EvaluationSetup, Plan
+from dropforge_core.aws import Bucket, ObjectVanished
+from dropforge_core.contracts import DatasetManifest, EvaluationPrompt, EvaluationSetup, Plan
 from dropforge_core.evaluation.cache import series_of
 from dropforge_core.evaluation.join import Joined, join
+from dropforge_core.evaluation.judge import JudgeRecord, Pair, conclude, conversation, pairs_of
 from dropforge_core.evaluation.rows import holdout_rows, lines
 from dropforge_core.gate.documents import GateReport
 from dropforge_core.gate.judgement import Judgement, Subject, judge
@@ -14,7 +15,7 @@ from dropforge_core.gate.slices import Slicing
 from dropforge_core.layout import RunLayout
 from dropforge_core.metrics.given import Given
 from dropforge_core.model import Frozen
-from dropforge_core.recipe import Recipe
+from dropforge_core.recipe import Judge, Recipe
 
 
 class Recomputed(Frozen):
@@ -49,7 +50,6 @@ def judged(  # noqa: PLR0913  # by name only; what a decision rests on
     recipe: Recipe,
     joined: Joined,
     use: int,
-    given: Sequence[Given] = (),
 ) -> Judgement:
     """The decision.
 
@@ -61,7 +61,6 @@ def judged(  # noqa: PLR0913  # by name only; what a decision rests on
         recipe: the run's.
         joined: from `answers`.
         use: place of this decision among those of the model on this hold-out.
-        given: scores that were measured elsewhere.
 
     Raises:
         ObjectVanished: when the run's plan or manifest is not there.
@@ -80,7 +79,37 @@ def judged(  # noqa: PLR0913  # by name only; what a decision rests on
     if recipe.evaluation.slices:
         rows = holdout_rows(stored_lines(bucket, layout.holdout, ".jsonl"))
         slicing = Slicing(recipe.evaluation.slices, {row.id: row.meta for row in rows})
-    return judge(joined, recipe, subject, slicing, given)
+    return judge(joined, recipe, subject, slicing, tuple(_given(bucket, layout, setup, recipe, joined)))
+
+
+def _given(
+    bucket: Bucket, layout: RunLayout, setup: EvaluationSetup, recipe: Recipe, joined: Joined
+) -> Iterator[Given]:
+    """Scores that were measured elsewhere, as they are kept: nobody is asked here."""
+    if asked := recipe.evaluation.judge:
+        pairs = judged_pairs(bucket, layout, setup, asked, joined)
+        yield conclude(pairs, asked, judge_record(bucket, layout))
+
+
+def judged_pairs(
+    bucket: Bucket, layout: RunLayout, setup: EvaluationSetup, asked: Judge, joined: Joined
+) -> tuple[Pair, ...]:
+    """What the recipe's judge compares, each row with its whole conversation."""
+    chosen = {pair.row for pair in pairs_of(joined.measured, asked, {})}
+    questions = {
+        prompt.id: conversation(prompt.messages)
+        for prompt in map(EvaluationPrompt.model_validate_json, lines_of(bucket, layout, ".jsonl", setup))
+        if prompt.variant == "candidate" and prompt.id in chosen
+    }
+    return pairs_of(joined.measured, asked, questions)
+
+
+def judge_record(bucket: Bucket, layout: RunLayout) -> JudgeRecord:
+    """The verdicts that are kept; none where nothing was asked."""
+    try:
+        return JudgeRecord.model_validate_json(bucket.read(layout.judge))
+    except ObjectVanished:
+        return JudgeRecord()
 
 
 def recompute(bucket: Bucket, run_id: str) -> Recomputed:

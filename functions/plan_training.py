@@ -10,7 +10,7 @@ from announce import announce
 from base_model import locate
 from dropforge_core.approval import LIMIT_FIELD
 from dropforge_core.aws import Bucket, Bus, Ledger, Purse, client
-from dropforge_core.budget import Caps, allowed_only
+from dropforge_core.budget import Caps, allowed_only, judge_refused
 from dropforge_core.contracts import DatasetFacts, Plan, PlanInput, Residency, TrainingConfig
 from dropforge_core.events import RunEvent
 from dropforge_core.layout import RunLayout
@@ -38,6 +38,8 @@ class Env(Settings):
     model_monthly_cap_usd: float = 0.0
     stack_daily_cap_usd: float = 0.0
     stack_monthly_cap_usd: float = 0.0
+    judge_model_id: str = ""
+    """The only model that may judge answers; empty for none."""
 
 
 @instrumented
@@ -57,6 +59,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     ledger.move(asked.run_id, Status.PLANNING, redrive=asked.redrive)
     recipe = Recipe.model_validate_json(runs.read(layout.recipe))
     allowed, refused = allowed_only(recipe, _names(env.allowed_instance_types))
+    refused = refused or judge_refused(recipe, env.judge_model_id)
     base, shape = locate(recipe.base_model, runs, Hub(env.hf_endpoint, _token(env.hub_token_secret_arn)))
     made = plan(
         recipe=allowed,

@@ -15,6 +15,7 @@ from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.recipe import Recipe
 from judging import answers, judged, stored_lines
+from llm_judge import ask_judge
 from runtime import Settings, count, instrumented, logger
 
 
@@ -53,6 +54,7 @@ def score(bucket: Bucket, ledger: Ledger, run_id: str, model: str, setup: Evalua
     layout = RunLayout(run_id=run_id)
     recipe = Recipe.model_validate_json(bucket.read(layout.recipe))
     joined = answers(bucket, run_id, setup)
+    ask_judge(bucket, layout, setup, recipe, joined)
     judgement = judged(
         bucket,
         run_id=run_id,

@@ -413,6 +413,17 @@ def parameter(name: str, ssm: Any | None = None) -> str:
     return str(found["Parameter"]["Value"])
 
 
+class Converse:
+    """Models of Amazon Bedrock, asked through its one interface for all of them."""
+
+    def __init__(self) -> None:
+        self._bedrock = client("bedrock-runtime")
+
+    def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to a request of Converse. Needs `bedrock:InvokeModel` on the model, and on its inference profile."""
+        return dict(self._bedrock.converse(**request))
+
+
 def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping[str, Any] | None:
     """DescribeModelPackage of the champion: the newest Approved package of the group, or None."""
     sm = sagemaker if sagemaker is not None else client("sagemaker")

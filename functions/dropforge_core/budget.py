@@ -99,6 +99,23 @@ def refusal(account: Account, taken_micro: int, limit_usd: float) -> str:
     )
 
 
+def judge_refused(recipe: Recipe, allowed: str) -> str:
+    """Why the recipe's judge may not be asked in this stack; empty where it may, or there is none.
+
+    Args:
+        recipe: of the run.
+        allowed: the model that the stack's role may ask, with or without an inference profile before it; empty for none.
+    """
+    judge = recipe.evaluation.judge
+    if judge is None or (allowed and (judge.model == allowed or judge.model.endswith(f".{allowed}"))):
+        return ""
+    may = f"may ask {allowed} only" if allowed else "may ask no model to judge"
+    return (
+        f"The recipe's evaluation.judge is {judge.model}, and this stack {may}. Set the stack's parameter JudgeModelId to "
+        "it, or take evaluation.judge out of the recipe."
+    )
+
+
 def allowed_only(recipe: Recipe, allowed: tuple[str, ...]) -> tuple[Recipe, str]:
     """The recipe without instance types that the stack does not allow, and why there can be no run of it, if so.
 

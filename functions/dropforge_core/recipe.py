@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.metrics.options import MetricOptions, schema_fault
-from dropforge_core.metrics.registry import OWN, REGISTRY, installed_names
+from dropforge_core.metrics.registry import JUDGE_PREFERENCE, OWN, REGISTRY, installed_names
 from dropforge_core.model import Frozen
 from dropforge_core.recipe_yaml import RecipeFault, RecipeInvalid, load_yaml
 
@@ -163,6 +163,31 @@ class Generation(Section):
     """0 is greedy: the same prompts give the same answers."""
 
 
+class Judge(Section):
+    """A model on Amazon Bedrock that compares answers. Each row is asked twice for each reference, in both orders."""
+
+    model: Annotated[
+        str,
+        StringConstraints(
+            # Converse's pattern, but only ids that name one version: no router, no alias, no endpoint.
+            pattern=r"^([a-z]{2,8}\.)?[a-z0-9-]{1,63}\.[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})?(-v[0-9]{1,2}|(-v[0-9]{1,2})?:[0-9]{1,2})$"
+        ),
+    ]
+    """Bedrock's model id with its version, or that of its inference profile; the stack's `JudgeModelId` must name it."""
+    rubric: Annotated[str, StringConstraints(min_length=1, max_length=4000)] = (
+        "Prefer the answer that is correct, complete and follows the request. An answer that adds what is not true or was "
+        "not asked for is worse."
+    )
+    """By what it compares."""
+    rows: int = Field(100, ge=1, le=500)
+    """Generated rows that it sees, the first by the hash of their id."""
+    usd_per_million_input_tokens: float = Field(ge=0, le=1000)
+    """Price of the model; the plan tells what the judge will cost."""
+    usd_per_million_output_tokens: float = Field(ge=0, le=1000)
+    max_cost_usd: float = Field(5.0, gt=0, le=1000)
+    """Before verdicts can cost more than this no more are asked for, and nothing is decided by them."""
+
+
 class Evaluation(Section):
     metrics: Literal["auto"] | tuple[str, ...] = "auto"
     """Names from `dropforge_core.metrics`; auto chooses from the data and says why."""
@@ -185,6 +210,8 @@ class Evaluation(Section):
     """
     slices: tuple[str, ...] = ()
     """Fields of `meta` by which results are also reported."""
+    judge: Judge | None = None
+    """A model that compares answers, for the metric `judge_preference`; none by default."""
 
 
 class Gate(Section):
@@ -387,6 +414,13 @@ def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, 
     for path, name in named:
         if name == "regex_match" and evaluation.metric_options.regex is None:
             yield path, "a metric that can be computed: regex_match needs evaluation.metric_options.regex"
+        if name == JUDGE_PREFERENCE and evaluation.judge is None:
+            yield path, f"a metric that can be computed: {name} needs evaluation.judge"
+        if name == JUDGE_PREFERENCE and path == "gate.minimum":
+            yield (
+                path,
+                f"an absolute metric: {name} compares two answers, so name it in gate.primary or guarded",
+            )
         # A dataset's own metrics are known once its file has been run; the gate fails closed on one that is not.
         if name not in REGISTRY and not name.startswith(OWN) and name not in installed_names():
             close = difflib.get_close_matches(name, REGISTRY, n=1)
@@ -445,7 +479,11 @@ def parse_recipe(text: str | None, default: str | None = None) -> Recipe:
             recipe = Recipe.model_validate(merged)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            faults += [fault for detail in found for fault in _faults(detail, lines)]
+            # What was taken out for a fault is not missing.
+            told = {fault.path for fault in faults}
+            faults += [
+                fault for detail in found for fault in _faults(detail, lines) if fault.path not in told
+            ]
             # Conflicts show only where every field is well: look again without the fields that are not.
             if any(detail["type"] == "recipe_conflicts" for detail in found):
                 break
@@ -469,19 +507,22 @@ def _schema_faults(recipe: "Recipe", lines: Mapping[str, int]) -> Iterator[Recip
 
 
 def _without(places: Sequence[tuple[int | str, ...]], merged: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe less its faulty fields; lists and references go whole."""
+    """The recipe less its faulty fields; lists and references go whole, and so do sections that lack a field."""
     out: dict[str, Any] = json.loads(json.dumps(merged, default=str))
     for place in places:
+        above: tuple[Any, str] = (out, "")
         level: Any = out
         for part in place[:-1]:
             under = level.get(str(part)) if isinstance(level, dict) else None
             if not isinstance(under, dict) or part == "base_model":
                 break
-            level = under
+            above, level = (level, str(part)), under
         else:
             part = place[-1]
-        if isinstance(level, dict):
-            level.pop(str(part), None)
+        if isinstance(level, dict) and str(part) in level:
+            del level[str(part)]
+        else:
+            above[0].pop(above[1], None)
     out.setdefault("base_model", "not/given")
     return out
 

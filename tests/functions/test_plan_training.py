@@ -46,8 +46,8 @@ def start(account, published, context, monkeypatch):
     monkeypatch.setenv("IMAGE_URI", "image:1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
-    def go(base_model):
-        recipe = Recipe.model_validate({"base_model": base_model})
+    def go(base_model, **fields):
+        recipe = Recipe.model_validate({"base_model": base_model, **fields})
         account.put(LAYOUT.recipe, recipe.model_dump_json())
         Ledger("runs").open_run(RUN, "m", Status.VALIDATING, {})
         event = {"run_id": RUN, "model": "m", "redrive": 0, "dataset": FACTS.model_dump(mode="json")}
@@ -80,6 +80,23 @@ def test_a_model_at_an_s3_prefix_is_planned_and_written_down(account, start, pub
     assert event.message.startswith("Plan: ml.g6.xlarge on spot")
     assert event.data["rows_train"] == 100
     assert event.data["cost_low"] <= event.data["cost_expected"] <= event.data["cost_high"]
+
+
+JUDGE = {
+    "model": "amazon.nova-pro-v1:0",
+    "usd_per_million_input_tokens": 1.0,
+    "usd_per_million_output_tokens": 1.0,
+}
+
+
+def test_a_judge_that_the_stack_may_not_ask_stops_the_run_before_it_costs(account, start, monkeypatch):
+    """Refused by the plan, with what to do; with the stack's parameter set to that model the same recipe is planned."""
+    put_model(account, "sources/tiny/")
+    refused = start("s3://runs/sources/tiny/", evaluation={"judge": JUDGE})
+    assert not refused.fits
+    assert "JudgeModelId" in refused.reason
+    monkeypatch.setenv("JUDGE_MODEL_ID", "amazon.nova-pro-v1:0")
+    assert start("s3://runs/sources/tiny/", evaluation={"judge": JUDGE}).fits
 
 
 def test_a_copy_counts_only_with_its_manifest(account, start):

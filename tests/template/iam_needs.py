@@ -17,6 +17,7 @@ from botocore import xform_name
 
 FUNCTIONS: Final = Path(__file__).resolve().parents[2] / "functions"
 SERVICES: Final = (
+    "bedrock-runtime",
     "dynamodb",
     "events",
     "logs",
@@ -58,6 +59,9 @@ def api() -> Mapping[str, tuple[tuple[str, str], ...]]:
 def iam_actions(service: str, operation: str) -> set[str]:
     if service == "s3":
         return OF_S3[operation]
+    if operation == "Converse":
+        # Converse has no action of its own (Bedrock API reference, "Converse").
+        return {"bedrock:InvokeModel"}
     if operation == "TransactWriteItems":
         return OF_TRANSACTIONS
     action = f"{PREFIX.get(service, service)}:{operation}"

@@ -98,6 +98,14 @@ def _needed_by_state(state: dict[str, Any]) -> set[str]:
     return needed
 
 
+def test_only_the_pinned_model_may_judge() -> None:
+    """The one permission for Bedrock names the parameter's model, alone and behind an inference profile, and nothing more."""
+    found = [(role, s) for role in ROLES for s in statements(role) if "bedrock" in json.dumps(actions(s))]
+    assert [role for role, _ in found] == ["ScorePredictionsRole"]
+    assert all(target.endswith("${JudgeModelId}") for target in targets(found[0][1]))
+    assert template()["Parameters"]["JudgeModelId"]["Default"] == ""
+
+
 def test_the_state_machine_may_do_what_its_states_do_and_no_more() -> None:
     """Derived from each state's Resource, with what `.sync`, tags and roles bring along."""
     needed = {
@@ -179,6 +187,7 @@ def test_every_action_exists(role: str) -> None:
         "xray": "xray",
         "iam": "iam",
         "lambda": "lambda",
+        "bedrock": "bedrock-runtime",
         "kms": "kms",
         "ecr": "ecr",
         "cloudwatch": "cloudwatch",

@@ -9,6 +9,7 @@ from dropforge_core.gate.evidence import Comparison, Estimate
 from dropforge_core.gate.general import Forgetting
 from dropforge_core.gate.rules import Rule, Verdict
 from dropforge_core.gate.slices import SliceResult
+from dropforge_core.metrics.given import JudgeFacts
 from dropforge_core.metrics.structured import FieldScore
 from dropforge_core.metrics.summaries import ClassificationReport, CorpusScores, Lengths, Likelihood
 from dropforge_core.model import Frozen
@@ -154,6 +155,8 @@ class GateReport(Frozen):
     """None where no row of the hold-out is marked as one."""
     forgetting: Forgetting | None = None
     """None where general questions were not asked."""
+    judge: JudgeFacts | None = None
+    """None where the recipe has no judge."""
     holdout: HoldoutUse | None = None
     """Which rows decided, and how often."""
     notes: tuple[str, ...]

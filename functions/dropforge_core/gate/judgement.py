@@ -95,6 +95,7 @@ def judge(
         slices=decision.slices,
         canaries=canaries,
         forgetting=forgetting,
+        judge=next((one.judge for one in given if one.judge), None),
         holdout=HoldoutUse(
             digest=joined.holdout_digest,
             use=subject.use,

@@ -18,6 +18,10 @@ OWN: Final = "custom."
 """What the names of a dataset's own metrics begin with, so that none can be taken for another."""
 
 
+JUDGE_PREFERENCE: Final = "judge_preference"
+"""Measured only where the recipe has a judge."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One number a held-out row, for one variant."""
@@ -157,30 +161,20 @@ _ALL: Final = (
         worst=1.0,
     ),
     Metric(
-        name="judge_preference",
+        name=JUDGE_PREFERENCE,
         label="Judge's preference",
         direction="higher",
         kind="continuous",
         needs="given",
         description=(
-            "How a model that judges answers rated this variant's answer beside the candidate's: 1 preferred, 0.5 a "
-            "tie, 0 not preferred. Both orders are asked, and where they disagree it is a tie."
+            "How a model that judges rated this variant's answer beside the candidate's: 1 preferred, 0.5 a tie, 0 not "
+            "preferred; the candidate's own is 0.5. Both orders are asked, and where they disagree it is a tie."
         ),
-    ),
-    Metric(
-        name="judge_score",
-        label="Judge's score",
-        direction="higher",
-        kind="continuous",
-        needs="given",
-        description="The mark that a model gave the answer under the recipe's rubric, 1 to 5 as 0 to 1.",
     ),
 )
 
 REGISTRY: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for metric in _ALL})
 """Name to metric. Names are part of recipes and never change."""
-
-JUDGED: Final = frozenset({"judge_preference", "judge_score"})
 
 ENTRY_POINTS: Final = "dropforge.metrics"
 """Group of Python entry points by which a team's own package adds metrics: docs/evaluation.md."""

@@ -24,6 +24,7 @@ from dropforge_core.planning.duration import (
     cost_usd,
     evaluation_seconds,
     flop_per_token,
+    judge_usd,
     scaled,
     steps_and_tokens,
     tokens_per_second,
@@ -219,6 +220,12 @@ def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Jud
             "size, so the interval is wide."
         )
     yield from sampling_notes(work.recipe, work.dataset.rows_eval)
+    if judge := work.recipe.evaluation.judge:
+        usd = judge_usd(work)
+        yield (
+            f"The judge {judge.model} costs about ${usd.expected:.2f} and at most ${usd.high:.2f} at the recipe's prices, "
+            "which is in the price of the evaluation."
+        )
     yield from NOTES
 
 
@@ -339,7 +346,7 @@ def _evaluation(work: Workload, table: Catalogue, measured: tuple[Speed, ...]) -
                 instance_type=name,
                 fits=True,
                 seconds=seconds,
-                cost=cost_usd(seconds, price, spot=False),
+                cost=total(cost_usd(seconds, price, spot=False), judge_usd(work)),
                 own_price=found.transform_usd_hour is not None,
             )
     return Evaluation(
