@@ -1,7 +1,9 @@
 """Three ways from files to one model: the quantised copy, the streamed original, transformers' own loader."""
 
 import json
+import re
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_jobs import seal
 
-from tuner import loading, quantised_copy
+from tuner import loading, quantised_copy, shards
 from tuner.cache_base_model import cache_base_model
 from tuner.failure import Failure
 from tuner.integrity import verify_copy
@@ -106,6 +108,49 @@ def test_what_is_streamed_is_what_transformers_loads(
     ids = torch.arange(20)[None]
     with torch.no_grad():
         assert torch.equal(loaded.causal(ids).logits, reference(ids).logits)
+
+
+def test_the_whole_model_is_never_on_the_host(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a tensor is read, no more of the file's are left than the one before and the one in use."""
+    real, made, left = shards._tensor, [], []
+
+    def count(*arguments: Any) -> torch.Tensor:
+        left.append(sum(ref() is not None for ref in made))
+        tensor = real(*arguments)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(shards, "_tensor", count)
+    loaded, _ = load(sharded)
+    assert loaded.way == "streamed"
+    assert len(made) > 10
+    assert max(left) <= 2
+
+
+def test_what_was_read_and_how_much_it_took_is_told(sharded: Path) -> None:
+    """The log has the way, the bytes that were read, and the host's peak."""
+    lines: list[str] = []
+    load_base(sharded, "nf4", CPU, say=lines.append)
+    told = re.fullmatch(
+        r"base_model=loaded from='streamed' bytes_read=(\d+) host_peak_gib=(\d+\.\d\d)( device_peak_gib=.*)?",
+        lines[-1],
+    )
+    assert told is not None
+    assert int(told[1]) == sum(path.stat().st_size for path in sharded.glob("*.safetensors"))
+    assert float(told[2]) > 0
+
+
+def test_a_base_that_does_not_fit_asks_for_a_larger_instance(
+    sharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out while loading is OOM_GPU, whichever of the ways was gone, and no fault of the base."""
+
+    def refuse(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(loading, "quantised", refuse)
+    with pytest.raises(Failure, match="OOM_GPU: the base model does not fit; choose a larger instance"):
+        load_base(sharded, "nf4", CPU)
 
 
 def test_the_quantised_copy_holds_the_bits_of_the_original(cached: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 from real_training import HOLDOUT, LONG, ROWS, StopAt, adapter_bytes, train
 from safetensors.torch import load_file
-from tiny_jobs import environment, make_job
+from tiny_jobs import SHORT, environment, make_job
 
 from tuner import loop
+from tuner.adapters import read_artifact_manifest
 from tuner.artifact import TrainingSummary
 from tuner.checkpoint import CheckpointStore
 from tuner.contract import Container
+from tuner.failure import classify
 from tuner.signals import Stopped, StopRequest
 
 MANY_PASSES = {
@@ -83,6 +86,122 @@ def test_a_stop_while_a_checkpoint_is_written_lets_it_be_whole(
     train(container, lines.append)
     assert "resumed=step-00000003" in lines
     assert not [line for line in lines if "refused" in line]
+
+
+def test_a_stop_while_the_artifact_is_written_lets_it_be_whole(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: tuple[TrainingSummary, bytes],
+) -> None:
+    """Training is over by then: the job ends well, with the artifact that it would have left."""
+    container = job(tmp_path / "ml", tiny_base)
+    real, stop = loop.write_artifact, StopRequest()
+
+    def write_artifact(*given: Any, **named: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        real(*given, **named)
+
+    monkeypatch.setattr(loop, "write_artifact", write_artifact)
+    with stop:
+        summary = train(container, stop=stop)
+    assert stop.asked
+    assert summary.stopped_by == "end"
+    assert read_artifact_manifest(container.model)["last_step"] == summary.steps == 12
+    assert adapter_bytes(container) == undisturbed[1]
+
+
+def test_a_run_that_is_cut_short_leaves_its_best_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    """At a limit of time or dollars the artifact is the best that was measured, not the last, and says so."""
+    training = {**LONG["training"], "learning_rate": 0.5, "steps": 400, "evals_per_epoch": 8}
+    container = make_job(
+        tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe={**LONG, "training": training}
+    )
+    worse = itertools.count()
+
+    class AfterWorse(StopRequest):
+        """The limit comes when the held-out loss has been falling back for a while."""
+
+        def check(self) -> None:
+            self.asked = measured > 0 and next(worse) > 60
+            super().check()
+
+    measured = 0
+
+    def say(line: str) -> None:
+        nonlocal measured
+        measured += "eval_loss=" in line and not line.startswith("step=0/")
+
+    with pytest.raises(Stopped):
+        train(container, say, AfterWorse())
+    manifest = read_artifact_manifest(container.model)
+    newest = CheckpointStore(container.checkpoints, identity(container)).newest(lambda _: None)
+    assert newest is not None
+    assert manifest["stopped_by"] == "time_limit"
+    assert 0 < manifest["saved_step"] == newest.state.best_step < manifest["last_step"] == newest.state.step
+    saved = load_file(container.model / "adapter_model.safetensors")
+    assert sorted(float(t.double().sum()) for t in saved.values()) == sorted(
+        float(t.double().sum()) for t in newest.best.values()
+    )
+    assert sorted(float(t.double().sum()) for t in saved.values()) != sorted(
+        float(t.double().sum()) for t in newest.adapter.values()
+    )
+
+
+def identity(container: Container) -> str:
+    """What the newest checkpoint says that it belongs to."""
+    newest = max(container.checkpoints.glob("step-*"))
+    told: str = json.loads((newest / "MANIFEST.json").read_bytes())["identity"]
+    return told
+
+
+def test_few_steps_are_kept_by_time(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run has fewer steps than lie between two checkpoints, the clock makes some all the same."""
+    real, saved = CheckpointStore.save, []
+
+    def save(store: CheckpointStore, checkpoint: Any) -> Path:
+        saved.append(checkpoint.state.step)
+        return real(store, checkpoint)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    every: dict[str, Any] = {"rows": ROWS, "recipe": SHORT, "checkpoint_every_steps": 1000}
+    train(make_job(tmp_path / "seldom", tiny_base, **every, checkpoint_every_s=1_000_000))
+    assert saved == [12]
+    saved.clear()
+    # The clock counts how often it is asked: twice a step at least.
+    train(make_job(tmp_path / "often", tiny_base, **every, checkpoint_every_s=6))
+    assert len(saved) > 2
+    assert saved[-1] == 12
+    assert saved[0] < 6
+
+
+def test_a_full_disk_ends_in_words_and_the_next_attempt_goes_on(
+    tiny_base: Path, tmp_path: Path, undisturbed: tuple[TrainingSummary, bytes]
+) -> None:
+    """DISK_FULL with what to raise; the checkpoint before is whole, and from it the run ends in the same bytes."""
+    container = make_job(
+        tmp_path / "ml", tiny_base, rows=ROWS, holdout=HOLDOUT, recipe=MANY_PASSES, checkpoint_every_steps=3
+    )
+    given = {"run_id": "run1", "attempt": "1", "micro_batch_tokens": "96"}
+    container.hyperparameters.write_text(json.dumps(given))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(line: str) -> None:
+        if line.startswith("step=5/"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+
+    try:
+        with pytest.raises(Exception, match=r"os error 27|File too large") as refused:
+            train(container, fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(classify(refused.value)).startswith("DISK_FULL: no space left while writing ")
+    assert "volume_gb" in str(classify(refused.value))
+    lines: list[str] = []
+    train(container, lines.append)
+    assert "resumed=step-00000003" in lines
+    assert not [line for line in lines if "refused" in line]
+    assert adapter_bytes(container) == undisturbed[1]
 
 
 def wait_for(process: subprocess.Popen[str], beginning: str) -> None:

@@ -1,16 +1,18 @@
 """Training for real, on the tiny base."""
 
 import json
+import platform
 import re
 import subprocess
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from real_training import DROPOUT, HOLDOUT, ROWS, poison, train
-from tiny_jobs import REPOSITORY, SHORT, chat_rows, make_job
+from tiny_jobs import REPOSITORY, REVISION, SHORT, chat_rows, make_job
 
 from dropforge_core.contracts import TrainingConfig
 from dropforge_core.recipe import Recipe
@@ -19,6 +21,7 @@ from tuner.adapters import Variants
 from tuner.data import Row, encode_rows
 from tuner.failure import Failure
 from tuner.generation import reference_nll
+from tuner.integrity import file_digest
 from tuner.model import load_base
 from tuner.optimise import learning_rate_at
 
@@ -126,6 +129,26 @@ def test_a_loss_that_is_no_number_names_the_rows(tiny_base: Path, tmp_path: Path
         train(container)
     assert failure.value.word == "NAN_LOSS"
     assert failure.value.message.endswith(": row-bad")
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("channel", ["rows", "holdout"])
+def test_a_loss_that_is_no_number_names_the_row_wherever_it_is(
+    tiny_base: Path, tmp_path: Path, method: str, channel: str
+) -> None:
+    """In training or in the hold-out, an answer or one of a pair: NAN_LOSS and the row's id, before any step."""
+    base = poison(tiny_base, tmp_path / "base", "Z")
+    good = [{**row, "chosen": "yes", "rejected": "no"} for row in ROWS[:8]]
+    bad = {
+        "id": "row-bad",
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Z"}],
+    }
+    rows = {"rows": good, "holdout": good[:2]}
+    rows[channel] = [*rows[channel], {**bad, "chosen": "Z", "rejected": "no"}]
+    container = make_job(tmp_path / "ml", base, recipe={**SHORT, "method": method}, **rows)
+    with pytest.raises(Failure, match=r"NAN_LOSS: the loss of these rows is not finite: row-bad$"):
+        train(container)
+    assert not container.model.exists()
 
 
 def test_a_gradient_that_is_no_number_names_the_rows(
@@ -246,7 +269,18 @@ def test_the_manifest_says_what_it_was_made_from(tiny_base: Path, tmp_path: Path
     assert manifest["residency"] == "bf16"
     assert manifest["seed"] == 17
     assert manifest["saved_step"] == manifest["last_step"] == 12
-    assert {"torch", "transformers", "peft", "bitsandbytes", "python"} <= manifest["libraries"].keys()
+    assert manifest["libraries"].pop("python") == platform.python_version()
+    assert {"torch", "transformers", "peft", "bitsandbytes"} <= manifest["libraries"].keys()
+    assert manifest["libraries"] == {name: version(name) for name in manifest["libraries"]}
+    assert manifest["base_model"]["revision"] == REVISION
+    assert manifest["base_model"]["files"] == {
+        path.name: file_digest(path) for path in tiny_base.iterdir() if path.name != "MANIFEST.json"
+    }
+    assert manifest["files"] == {
+        name: file_digest(container.model / name)
+        for name in ("adapter_model.safetensors", "adapter_config.json")
+    }
+    assert len(manifest["data_order"]) == 64
     adapter = json.loads((container.model / "adapter_config.json").read_bytes())
     assert adapter["base_model_name_or_path"] == "tiny-llama"
     assert str(tmp_path) not in (container.model / "adapter_config.json").read_text()
