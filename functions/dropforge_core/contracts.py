@@ -85,6 +85,8 @@ class DatasetFacts(Frozen):
     tokens_train: int
     """Estimated or exact tokens of the training rows under the base model's tokenizer."""
     tokens_exact: bool
+    tokens_error: float | None = None
+    """Half of the 95 % interval of a sampled count, as a share of it; None where nothing is known of the error."""
     longest_tokens: int
     format: str
 

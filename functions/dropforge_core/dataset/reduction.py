@@ -328,6 +328,7 @@ class _Reducer:
             bytes_train=size,
             tokens_train=self._tokens.total(size, rows),
             tokens_exact=self._tokens.exact,
+            tokens_error=self._tokens.error,
             longest_tokens=self._tokens.longest,
             format=str(self._outline.form),
         )

@@ -603,6 +603,21 @@ class TokenTally:
         all_tokens = taken.counted_tokens + rate * (taken.bytes - taken.counted_bytes)
         return round(size * all_tokens / taken.bytes)
 
+    @property
+    def error(self) -> float | None:
+        """Half of the total's 95 % interval, as a share of the total; None where nothing is known of the error."""
+        total, margin = self.total(), self._margin()
+        if margin is None:
+            return None
+        return margin / total if total else 0.0
+
+    def _margin(self) -> int | None:
+        """Half of the total's 95 % interval, in tokens."""
+        error = self._rate()[1] if self._taken.by_tokenizer else None
+        if error is None:
+            return None
+        return round(_CONFIDENCE_95 * error * (self._taken.bytes - self._taken.counted_bytes))
+
     def _rate(self) -> tuple[float, float | None]:
         """Tokens per byte of the rows that surely fit, and its standard error, None where it is not known.
 
@@ -636,12 +651,8 @@ class TokenTally:
         `interval` is where the total lies with 95 % confidence: the total itself where all rows were counted,
         None where nothing is known of the error, as without a tokenizer.
         """
-        total = self.total()
-        interval = None
-        error = self._rate()[1] if self._taken.by_tokenizer else None
-        if error is not None:
-            margin = round(_CONFIDENCE_95 * error * (self._taken.bytes - self._taken.counted_bytes))
-            interval = [total - margin, total + margin]
+        total, margin = self.total(), self._margin()
+        interval = None if margin is None else [total - margin, total + margin]
         sampled = sum(one.times for one in self._sample.lowest.entries.values())
         return {
             "total": total,

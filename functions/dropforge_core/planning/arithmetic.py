@@ -15,6 +15,7 @@ from dropforge_core.planning.duration import (
     cost_usd,
     load_seconds,
     steps_and_tokens,
+    token_error,
 )
 from dropforge_core.planning.memory import GIB, MARGIN, adapter_parameters, training_memory
 from dropforge_core.planning.parallel import sharded_memory, shards_of
@@ -64,15 +65,18 @@ def arithmetic(
 
 def _work(recipe: Recipe, dataset: DatasetFacts) -> Iterator[Line]:
     steps, tokens = steps_and_tokens(recipe, dataset)
-    counted = (
-        "counted with the base model's tokenizer"
-        if dataset.tokens_exact
-        else "estimated from characters, not counted"
-    )
+    error = token_error(dataset)
+    if dataset.tokens_exact:
+        counted = "counted with the base model's tokenizer"
+    elif dataset.tokens_error is None:
+        counted = f"estimated from bytes, not counted: {error:.0%} is assumed either way"
+    else:
+        counted = f"counted in a sample with the base model's tokenizer, {error:.2%} either way at 95 %"
+    least, most = (round(dataset.tokens_train * (1 + share)) for share in (-error, error))
     training = recipe.training
     yield Line(
         name="tokens of one epoch",
-        value=f"{dataset.tokens_train:,}",
+        value=f"{least:,} - {dataset.tokens_train:,} - {most:,}" if error else f"{dataset.tokens_train:,}",
         made_of=f"{dataset.rows_train:,} rows",
         source=f"validation, {counted}",
     )

@@ -119,6 +119,7 @@ def test_totals_are_exact_where_all_rows_were_counted(counter, recipe):
     assert found.report.tokens["interval"] == (total, total)
     assert found.report.tokens["exact"] is True
     assert found.facts.tokens_exact
+    assert found.facts.tokens_error == 0.0
     assert found.facts.longest_tokens == max(map(length, rows))
 
 
@@ -307,6 +308,7 @@ def test_a_sampled_total_says_how_sure_it_is(counter):
         tally.check(block(*rows))
         low, high = tally.summary()["interval"]
         assert 0 < high - low < 0.1 * tally.total()
+        assert tally.error == pytest.approx((high - low) / 2 / tally.total())
         hits += low <= sum(map(length, rows)) <= high
     assert hits >= 20
 

@@ -5,12 +5,15 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from planning_cases import LLAMA_3_8B, RUN
+from planning_cases import LLAMA_3_8B, RUN, facts
 
 from dropforge_core.identity import job_name
-from dropforge_core.planning import headline, load_catalogue, source_revision
+from dropforge_core.planning import BaseSource, headline, load_catalogue, plan, shape_of, source_revision
+from dropforge_core.planning.arithmetic import arithmetic
 from dropforge_core.planning.catalogue import Catalogue
+from dropforge_core.planning.duration import ESTIMATE_ERROR, Workload, training_seconds
 from dropforge_core.planning.memory import MARGIN
+from dropforge_core.recipe import Recipe
 
 TYPES = tuple(row.type for row in load_catalogue().instances)
 RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -92,6 +95,34 @@ def test_what_fits_with_more_rank_and_length_fits_with_less(make_plan, r1, r2, l
 
     less, more = fits(min(r1, r2), min(l1, l2)), fits(max(r1, r2), max(l1, l2))
     assert all(a or not b for a, b in zip(less, more, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("exact", "error", "share", "told"),
+    [
+        (True, None, 0.0, "counted with the base model's tokenizer"),
+        (False, 0.02, 0.02, "2.00% either way at 95 %"),
+        (False, None, ESTIMATE_ERROR, "estimated from bytes, not counted"),
+    ],
+)
+def test_what_is_not_known_of_the_tokens_widens_the_plan(exact, error, share, told):
+    """A sample's error, or an estimate's, is in the interval of the time, and `--why` tells it."""
+    counted = facts(tokens=50_000_000)
+    dataset = counted.model_copy(update={"tokens_exact": exact, "tokens_error": error})
+    recipe, shape = Recipe.model_validate({"base_model": "org/model"}), shape_of(LLAMA_3_8B)
+    gpu = load_catalogue().find("ml.g6.xlarge").gpu
+    sure, unsure = (
+        training_seconds(Workload(recipe=recipe, dataset=one, shape=shape), gpu, checkpointing=True)
+        for one in (counted, dataset)
+    )
+    assert unsure.expected == sure.expected
+    assert unsure.low / sure.low == pytest.approx(1 - share, rel=0.01)
+    assert unsure.high / sure.high == pytest.approx(1 + share, rel=0.01)
+    base = BaseSource(name="m", source="hub:m", prefix="p/", cached=True)
+    made = plan(recipe=recipe, dataset=dataset, shape=shape, base=base, run_id=RUN, model="m")
+    lines = arithmetic(made, recipe=recipe, dataset=dataset, shape=shape, catalogue=load_catalogue())
+    assert told in lines[0].source
+    assert lines[0].value.count(" - ") == (0 if exact else 2)
 
 
 def test_the_first_type_that_fits_and_is_paid_is_taken(make_plan):
