@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.metrics.options import MetricOptions, schema_fault
-from dropforge_core.metrics.registry import JUDGE_PREFERENCE, OWN, REGISTRY, installed_names
+from dropforge_core.metrics.registry import JUDGE_PREFERENCE, REGISTRY, installed_names
 from dropforge_core.model import Frozen
 from dropforge_core.recipe_yaml import RecipeFault, RecipeInvalid, load_yaml
 
@@ -421,8 +421,7 @@ def _unknown_metrics(evaluation: Evaluation, gate: Gate) -> Iterator[tuple[str, 
                 path,
                 f"an absolute metric: {name} compares two answers, so name it in gate.primary or guarded",
             )
-        # A dataset's own metrics are known once its file has been run; the gate fails closed on one that is not.
-        if name not in REGISTRY and not name.startswith(OWN) and name not in installed_names():
+        if name not in REGISTRY and name not in installed_names():
             close = difflib.get_close_matches(name, REGISTRY, n=1)
             wanted = f"the metric '{close[0]}'" if close else "one of " + ", ".join(REGISTRY)
             yield path, f"{wanted}; {ascii(name)[:60]} is no metric"

@@ -27,6 +27,7 @@ from dropforge_core.gate.slices import Slicing
 from dropforge_core.identity import client_token
 from dropforge_core.layout import RunLayout, s3_uri
 from dropforge_core.metrics.given import Given
+from dropforge_core.metrics.registry import JUDGE_PREFERENCE
 from dropforge_core.recipe import Gate, Recipe
 
 
@@ -175,8 +176,13 @@ def _summary(decision: Decision, evidence: Evidence, policy: Gate, *, partial: b
         before = evidence.estimates[policy.primary, "base"].mean
         after = evidence.estimates[policy.primary, "candidate"]
         gain = evidence.comparisons[policy.primary, "base"].lower
+        level = (
+            f"{metric.label} was measured"
+            if metric.name == JUDGE_PREFERENCE
+            else f"{metric.label} went from {before:.3g} to {after.mean:.3g}"
+        )
         told = (
-            f"{metric.label} went from {before:.3g} to {after.mean:.3g} on {after.n} held-out rows, "
+            f"{level} on {after.n} held-out rows, "
             f"better by at least {gain:.3g} with {1 - policy.alpha:.0%} confidence."
         )
     cap = " Training stopped at its cap, and the best checkpoint was judged." if partial else ""

@@ -13,7 +13,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from dropforge_core.metrics import numbers, structured, text
 from dropforge_core.metrics.options import MetricOptions
-from dropforge_core.metrics.registry import ENTRY_POINTS, OWN, REGISTRY, Metric
+from dropforge_core.metrics.registry import ENTRY_POINTS, REGISTRY, Metric
 from dropforge_core.metrics.schema import SchemaCheck
 from dropforge_core.metrics.summaries import CorpusScores
 
@@ -102,10 +102,10 @@ def installed() -> tuple[Installed, ...]:
                 "a dropforge_core.metrics.catalogue.Installed was expected"
             )
         metric = loaded.metric
-        if metric.name != point.name or metric.needs != "generation" or metric.name.startswith(OWN):
+        if metric.name != point.name or metric.needs != "generation":
             raise ValueError(
-                f"the entry point {point.name} = {point.value} must have its metric's name, need 'generation', "
-                f"and not begin with {OWN!r}"
+                f"the entry point {point.name} = {point.value} must have its metric's name, and need "
+                "'generation'"
             )
         found.append(loaded)
     return tuple(found)

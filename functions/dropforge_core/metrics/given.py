@@ -1,4 +1,4 @@
-"""Scores that somebody else gave: a model that judges, or a dataset's own code. They come in as they were declared."""
+"""Scores that somebody else gave: a model that judges. They come in as they were declared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

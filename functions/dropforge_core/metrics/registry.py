@@ -12,10 +12,7 @@ Direction = Literal["higher", "lower"]
 Kind = Literal["binary", "continuous"]
 Need = Literal["generation", "likelihood", "preference", "given"]
 """Where a row's score comes from: the generated text, the reference's likelihood, the likelihoods of a chosen and a
-rejected answer, or somebody else who measured it (a judge, the dataset's own code)."""
-
-OWN: Final = "custom."
-"""What the names of a dataset's own metrics begin with, so that none can be taken for another."""
+rejected answer, or somebody else who measured it (a model that judges)."""
 
 
 JUDGE_PREFERENCE: Final = "judge_preference"

@@ -7,10 +7,11 @@ from dropforge_core.gate.documents import GateReport, MetricFacts, MetricsReport
 from dropforge_core.gate.examples import Answer, Example, ExampleAnswers
 from dropforge_core.gate.rules import Rule
 from dropforge_core.metrics import REGISTRY
+from dropforge_core.metrics.registry import JUDGE_PREFERENCE
 from dropforge_core.metrics.structured import FieldScore
 from dropforge_core.report.charts import Mark, Measured, difference_chart, interval_chart, span_of
 from dropforge_core.report.documents import RunDocuments
-from dropforge_core.report.figures import DASH, number, percent, plural
+from dropforge_core.report.figures import DASH, money, number, percent, plural
 from dropforge_core.report.headline import value_of
 from dropforge_core.report.markup import Markup, tag
 from dropforge_core.report.section import missing, section, table
@@ -59,7 +60,12 @@ def metrics_section(run: RunDocuments) -> Markup:
         "metrics",
         "Before and after",
         legend,
-        tag("div", [_metric(metric, level) for metric in found.metrics], class_="metrics"),
+        # A judge compares: its scores are no level before and after. It has a place in the decision.
+        tag(
+            "div",
+            [_metric(metric, level) for metric in found.metrics if metric.name != JUDGE_PREFERENCE],
+            class_="metrics",
+        ),
         _fields(found),
         tag("p", found.reason, class_="muted"),
     )
@@ -133,6 +139,7 @@ def gate_section(run: RunDocuments) -> Markup:
         _slices(gate),
         _canaries(gate),
         _forgetting(gate),
+        _judge(gate),
         [tag("p", note, class_="muted") for note in gate.notes[1:]],
         tag(
             "p",
@@ -312,6 +319,33 @@ def _forgetting(gate: GateReport) -> Markup | None:
         drawn,
         _ids("Forgotten", found.forgotten),
         _ids("Learned", found.learned),
+    )
+
+
+def _judge(gate: GateReport) -> Markup | None:
+    """How a model that judges saw the answers, and how far it is to be believed."""
+    found = gate.judge
+    if found is None:
+        return None
+    rows = (
+        ("New model preferred", number(found.won)),
+        ("New model not preferred", number(found.lost)),
+        ("Neither", number(found.tied)),
+        ("of these it changed its mind when the answers were changed round", number(found.disagreed)),
+        ("Verdicts that could not be read, each counted against the new model", number(found.unreadable)),
+        ("Not judged", number(found.missing)),
+        ("First place preferred, of all verdicts", f"{number(found.first_place)} of {number(found.asked)}"),
+        ("Cost", money(found.cost_usd)),
+    )
+    return tag(
+        "details",
+        tag(
+            "summary",
+            f"A judge preferred the new model in {number(found.won)} of {plural(found.comparisons, 'comparison')}, "
+            f"the other in {number(found.lost)}",
+        ),
+        tag("p", f"{found.model}, {plural(found.rows, 'row')}, both orders of each pair.", class_="muted"),
+        table(("Verdicts", "Number"), rows, numeric=(1,)),
     )
 
 

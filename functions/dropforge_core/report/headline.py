@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from dropforge_core.gate.documents import MetricFacts
 from dropforge_core.gate.evidence import Estimate
+from dropforge_core.metrics.registry import JUDGE_PREFERENCE
 from dropforge_core.report.documents import RunDocuments
 from dropforge_core.report.figures import duration, money, number, percent, plural
 from dropforge_core.report.markup import Markup, tag
@@ -120,7 +121,8 @@ def _metric_tiles(run: RunDocuments) -> list[Markup]:
     if run.metrics is None:
         return []
     primary = run.gate.policy.primary if run.gate else "nll_per_byte"
-    ordered = sorted(run.metrics.metrics, key=lambda metric: metric.name != primary)
+    levels = (metric for metric in run.metrics.metrics if metric.name != JUDGE_PREFERENCE)
+    ordered = sorted(levels, key=lambda metric: metric.name != primary)
     return [tile for tile in map(_metric_tile, ordered[:3]) if tile]
 
 

@@ -9,6 +9,7 @@ from dropforge_core.gate.checks import Canaries, CanaryFailure
 from dropforge_core.gate.evidence import Comparison
 from dropforge_core.gate.general import Forgetting
 from dropforge_core.gate.slices import SliceResult
+from dropforge_core.metrics.given import JudgeFacts
 from dropforge_core.report import render
 from dropforge_core.report.charts import Measured, difference_chart, span_of
 
@@ -50,6 +51,20 @@ def test_parts_are_plotted_on_one_scale(registered):
     assert len({x_of(chart, "margin") for chart in charts}) == 1
     assert [word in part for word in ("harmed", "no harm shown", "too small to judge")] == [True] * 3
     assert "state = OH" in part
+
+
+def test_a_judge_is_told_by_what_it_preferred_and_how_sure_it_was(registered):
+    """Wins, losses, what it took back when the places changed, and its price; no level before and after is made of it."""
+    facts = JudgeFacts(
+        model="amazon.nova-pro-v1:0", rows=100, comparisons=200, missing=0, won=88, lost=40, tied=72, disagreed=31,
+        unreadable=2, first_place=149, asked=360, input_tokens=300_000, output_tokens=900, cost_usd=0.31,
+        verdicts_digest="sha256:" + "a" * 64,
+    )  # fmt: skip
+    page = with_gate(registered, judge=facts)
+    part = page[page.index("A judge preferred the new model in 88 of 200 comparisons, the other in 40") :]
+    part = part[: part.index("</details>")]
+    assert all(told in part for told in ("amazon.nova-pro-v1:0", ">31<", "149 of 360", "$0.31"))
+    assert "A judge preferred" not in with_gate(registered)
 
 
 def test_failed_canaries_are_listed(registered):
