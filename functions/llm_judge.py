@@ -29,7 +29,7 @@ AT_ONCE: Final = 8
 KEPT_EVERY: Final = 32
 """Verdicts after which what is known is written down: an end of the function costs no more than these."""
 SECONDS: Final = 400.0
-"""Of asking, at most: the function has 600 for everything."""
+"""Of asking, at most: the function has 900 for everything, and a request that hangs is tried again."""
 
 
 def ask_judge(
