@@ -1,0 +1,86 @@
+"""Ladders that are climbed to their end, and a state that times out: the real machine over HTTP, no training."""
+
+import json
+
+import pytest
+from watched_stack import Watched, eventually
+
+from dropforge.local.stack import start
+
+pytestmark = pytest.mark.e2e
+
+FAULTS = [
+    {"fault": "hang", "job": "Processing", "name": "slowcopy"},
+    {"fault": "capacity", "name": "nospace", "times": 99},
+    {"fault": "out_of_memory", "name": "toolarge", "times": 99},
+]
+CAPACITY_TYPES = ["ml.g6.xlarge", "ml.g5.xlarge"]
+MEMORY_TYPES = ["ml.g6.xlarge", "ml.g6e.xlarge"]
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """One stack in which all three go wrong at once."""
+    with start(fast=True) as stack:
+        watched = Watched(stack)
+        watched.plan_faults(FAULTS)
+        arn = stack.outputs["state_machine"]
+        whole = watched.states.describe_state_machine(stateMachineArn=arn)["definition"]
+        hasty = json.loads(whole)
+        hasty["States"]["CacheBaseModel"]["TimeoutSeconds"] = 2
+        watched.states.update_state_machine(stateMachineArn=arn, definition=json.dumps(hasty))
+        watched.upload("slowcopy")
+        eventually(lambda: watched.copies("slowcopy"), "the copy that hangs")
+        # An execution keeps the definition that it began with.
+        watched.states.update_state_machine(stateMachineArn=arn, definition=whole)
+        watched.upload("nospace", f"compute: {{instance_types: [{', '.join(CAPACITY_TYPES)}]}}\n")
+        watched.upload(
+            "toolarge",
+            f"compute: {{instance_types: [{', '.join(MEMORY_TYPES)}]}}\ntraining: {{max_seq_len: 512}}\n",
+        )
+        yield watched
+
+
+def test_a_state_that_times_out_stops_its_job_and_a_cancelled_run_ends_cancelled(seen):
+    """The hanging copy is Stopped, told as a time-out, and while it waits to try again the run can be cancelled."""
+    job = eventually(
+        lambda: next(
+            (one for one in seen.copies("slowcopy") if one["ProcessingJobStatus"] == "Stopped"), None
+        ),
+        "the stopped copy",
+    )
+    assert job["ProcessingJobName"].startswith("slowcopy-")
+    rung = eventually(lambda: seen.run("slowcopy").get("rung_01"), "the rung")
+    assert "no end of it was heard of within its time" in rung
+    seen.cancel("slowcopy")
+    assert eventually(lambda: seen.ended("slowcopy"), "the end")["status"] == "CANCELLED"
+    assert all(one["ProcessingJobStatus"] == "Stopped" for one in seen.copies("slowcopy"))
+
+
+def test_where_no_type_has_capacity_each_is_tried_and_the_last_on_demand(seen):
+    """Both types on spot, the last on demand, then the end, with every step told and nothing spent."""
+    ended = eventually(lambda: seen.ended("nospace"), "the end of the ladder")
+    assert ended["status"] == "FAILED_CAPACITY"
+    jobs = seen.jobs("nospace")
+    asked = [(one["ResourceConfig"]["InstanceType"], one["EnableManagedSpotTraining"]) for one in jobs]
+    assert asked == [(CAPACITY_TYPES[0], True), (CAPACITY_TYPES[1], True), (CAPACITY_TYPES[1], False)]
+    assert len({one["TrainingJobName"] for one in jobs}) == 3
+    assert "on demand" in ended["rung_02"]
+    assert "No other allowed type is left" in ended["message"]
+    assert "rung_04" not in ended
+
+
+def test_memory_that_never_suffices_halves_and_grows_in_turns_and_ends(seen):
+    """Half the micro-batch at the same effective batch, then the larger GPU; checkpoints are shared, names are not."""
+    ended = eventually(lambda: seen.ended("toolarge"), "the end of the ladder")
+    assert ended["status"] == "FAILED_CAPACITY"
+    jobs = seen.jobs("toolarge")
+    types = [one["ResourceConfig"]["InstanceType"] for one in jobs]
+    assert types[:3] == [MEMORY_TYPES[0], MEMORY_TYPES[0], MEMORY_TYPES[1]]
+    asked = [int(one["HyperParameters"]["micro_batch_tokens"]) for one in jobs]
+    assert asked[1] == max(512, asked[0] // 2)
+    assert len({one["TrainingJobName"] for one in jobs}) == len(jobs)
+    assert len({one["CheckpointConfig"]["S3Uri"] for one in jobs}) == 1
+    eventually(lambda: seen.ended("slowcopy"), "the other run")
+    eventually(lambda: seen.ended("nospace"), "the other run")
+    seen.assert_all_money_is_settled(runs=3)
