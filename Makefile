@@ -61,6 +61,7 @@ security: setup ## Security lints, and a look for credentials in what is tracked
 	  || { echo "the lines above look like credentials"; exit 1; }
 
 bench: setup ## Every benchmark, one JSON document each; QUICK=1 for two minutes each
+	python -m pip install --quiet --no-deps --require-hashes -r requirements/bench.txt
 	@set -e; for script in benchmarks/[a-z]*.py; do python $$script $(if $(QUICK),--quick) --json; done
 
 fuzz: setup ## Planted faults, divisions and mutations ten times as long, then a search led by coverage; SECONDS=600

@@ -1,29 +1,50 @@
-"""Training throughput and loss after equal tokens, beside transformers' Trainer on the same rows.
+"""Training beside transformers' Trainer, TRL's SFTTrainer and Unsloth: speed, loss after equal tokens, memory.
 
-    python benchmarks/train.py [--quick] [--json]
+    python benchmarks/train.py [--quick] [--json]                 on a CPU: SmolLM2-135M-Instruct; on a GPU: --shape 1B
+    python benchmarks/train.py --shape 8B                         random weights in the shape of Llama 3.1 8B
 
-Every contestant trains the same LoRA adapter (same seed) on the same NF4 base with fp32 AdamW at a constant
-rate, in steps of eight rows' worth of tokens. Useful tokens are those of the rows; padding earns nothing.
-Two data sets: the example's rows, which share a system message, and the same rows without it.
+Every contestant trains the same LoRA adapter on the same NF4 base with AdamW at a constant rate, once over the same rows
+of mixed lengths, in steps of as many rows (ours: of as many tokens). Answers alone are taught.
 
-The first step is warm-up and is not timed. `--quick` takes a base of SmolLM2's width with four layers and
-random weights; without it the base is SmolLM2-135M-Instruct. The peers are Trainer as tutorials show it
-(rows in random order, padded) and Trainer with batches sampled by length.
+- ours: the job of the image, from its settings on, by its own steps
+- trainer_padded: transformers' Trainer as tutorials show it, rows in random order, padded
+- trainer_by_length: the same with batches sampled by length
+- trl_as_it_comes: TRL's SFTTrainer with its own settings (gradient checkpointing, adapter in bf16)
+- trl_by_length, trl_padding_free, trl_packed: SFTTrainer at its best: nothing recomputed, adapter in fp32 on a CPU
+- unsloth: where it is installed and there is a GPU
+
+Each is a process of its own. On a CPU all are alive at once and take turns step by step, so that neighbours slow all
+alike; on a GPU they come one after the other, and where a pass does not fit it is tried again at half the size. The first step
+is warm-up. Useful tokens are those of the rows: padding earns nothing. CPU seconds are those of all threads. Peak memory is
+that of the GPU, or of the process above its libraries, while training. MFU counts what the mathematics asks
+for (benchmarks/trainers/flops.py has the formula), of useful tokens, over the peak of the device.
+
+Loss is the mean over the hold-out's taught tokens, computed for every adapter by one and the same program. Two losses are
+equal within noise if ours is at most two standard errors above, the error being that of the paired
+differences between the hold-out's documents.
+
+`--quick` takes random weights of SmolLM2's width with four layers (on a GPU: the 1B shape), three contestants and few steps. Where TRL or
+Unsloth is missing the rest is run and the output says so. All but quick runs are written to benchmarks/results/.
 """
 
 import argparse
+import datetime as dt
+import importlib.util
 import json
 import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+# Last, for a name of the standard library may be a benchmark's too.
+sys.path.append(sys.path.pop(0))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "training_image"))
@@ -33,259 +54,341 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import torch
-from transformers import (
-    DataCollatorForSeq2Seq,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
+import transformers
+from trainers.flops import peak_flops, training_flops
+from trainers.verdict import figures_of, ratios_of
+from trainers.workload import (
+    SHAPES,
+    Workload,
+    example_rows,
+    lay_out,
+    mixed_rows,
+    random_base,
+    random_rows,
+    seal,
 )
 
-from dropforge.local.base_models import prepare
-from dropforge_core.recipe import Recipe
-from tuner.batching import plan_steps
-from tuner.data import Example, Row, encode_rows
-from tuner.generation import reference_nll
-from tuner.model import LanguageModel, attach_adapter, load_base, trainable
-from tuner.objective import AnswerLikelihood, part_losses, split_step
+from dropforge.local.base_models import SMOL, prepare
 
 REPOSITORY: Final = Path(__file__).parents[1]
-ROWS_PER_STEP: Final = 8
-RATE: Final = 5e-4
-HELD_OUT: Final = 16
-MICRO_BATCH: Final = 2_048
-"""Tokens; a step is one pass for every contestant, as Trainer's is."""
-
-
-@dataclass(slots=True)
-class Result:
-    """What one contestant did: seconds and useful tokens of each step, and the held-out loss after them."""
-
-    seconds: list[float] = field(default_factory=list)
-    useful: list[int] = field(default_factory=list)
-    computed: list[int] = field(default_factory=list)
-    loss: float = 0.0
-
-    def figures(self) -> dict[str, float]:
-        """Over all steps but the first."""
-        useful, seconds, computed = sum(self.useful[1:]), sum(self.seconds[1:]), sum(self.computed[1:])
-        return {
-            "useful_tokens_per_s": round(useful / seconds, 1),
-            "s_per_step": round(seconds / len(self.seconds[1:]), 3),
-            "padding_share": round(max(0.0, 1 - useful / computed), 3),
-            "held_out_loss": round(self.loss, 4),
-        }
+CONTESTANT: Final = REPOSITORY / "benchmarks" / "trainers" / "contestants.py"
+RESULTS: Final = REPOSITORY / "benchmarks" / "results"
+OUT_OF_MEMORY: Final = 12
+"""A contestant's exit code."""
+SMALLEST_PASS: Final = 2_048
+GPU_PASS: Final = 16_384
+"""Tokens of a pass to begin with; as many as the image begins with."""
+CPU_PASS: Final = 2_048
+"""Tokens of a pass of the peers: SmolLM2 keeps about 4 MB of each, its logits included, and all are alive at once."""
+HOLDOUT: Final = 48
+NAMES: Final = (
+    "ours",
+    "trainer_padded",
+    "trainer_by_length",
+    "trl_as_it_comes",
+    "trl_by_length",
+    "trl_padding_free",
+    "trl_packed",
+    "unsloth",
+)
+QUICK_NAMES: Final = ("ours", "trainer_padded", "trl_padding_free", "unsloth")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A base and its data."""
+class Asked:
+    """The command line."""
 
-    base: Path
-    train: Sequence[Row]
-    holdout: Sequence[Row]
+    shape: str
+    data: str
     steps: int
-
-    def begin(self) -> tuple[LanguageModel, Any, list[Example], list[Example]]:
-        """A fresh model with a fresh adapter, and the encoded rows."""
-        torch.manual_seed(17)
-        base = load_base(self.base, "nf4", torch.device("cpu"))
-        recipe = Recipe.model_validate({"base_model": "s3://some-bucket/base/"})
-        adapted = attach_adapter(base, recipe, gradient_checkpointing=False)
-        train, holdout = (encode_rows(rows, base.codec, "sft", 4_096) for rows in (self.train, self.holdout))
-        return base, adapted, train, holdout
+    seed: int
+    names: tuple[str, ...]
+    mode: str
 
 
-def held_out(base: LanguageModel, examples: Sequence[Example]) -> float:
-    """Mean negative log likelihood of the hold-out's answer tokens."""
-    base.causal.eval()
-    documents = [example.documents[0] for example in examples]
-    return sum(reference_nll(base, documents)) / sum(float(d.weights.sum()) for d in documents)
+class Failed(RuntimeError):
+    """A contestant did not get through; the message is for a person."""
 
 
-def ours(task: Task, *, sharing: bool) -> Result:
-    """The image's own step, without checkpoints and log lines."""
-    base, _, examples, holdout = task.begin()
-    parameters = list(trainable(base.causal).values())
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
-    lengths = [example.length for example in examples]
-    batch = ROWS_PER_STEP * sum(lengths) // len(lengths)
-    schedule = plan_steps(lengths, batch, epochs=None, steps=task.steps, seed=17)
-    objective, result = AnswerLikelihood(), Result()
-    for step in range(1, task.steps + 1):
-        started = time.perf_counter()
-        chosen = [examples[index] for index in schedule.examples_of(step)]
-        optimizer.zero_grad()
-        parts = split_step(chosen, MICRO_BATCH, packing=True, sharing=sharing, hidden_size=base.hidden_size)
-        weight = objective.weight(chosen)
-        for part in parts:
-            (part_losses(objective, base, part, chosen).sum() / weight).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        result.seconds.append(time.perf_counter() - started)
-        result.useful.append(sum(example.length for example in chosen))
-        result.computed.append(sum(part.shape.tokens for part in parts))
-    result.loss = held_out(base, holdout)
-    return result
+@dataclass(slots=True)
+class Runner:
+    """One contestant's process."""
+
+    name: str
+    process: "subprocess.Popen[str]"
+    log: Path
+    steps: list[dict[str, float]] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.peak_bytes)
+
+    def hear(self) -> dict[str, Any]:
+        """The next line of it.
+
+        Raises:
+            MemoryError: where a pass did not fit the GPU.
+            Failed: where it ended otherwise.
+        """
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if line:
+            heard: dict[str, Any] = json.loads(line)
+            return heard
+        code = self.process.wait()
+        if code == OUT_OF_MEMORY:
+            raise MemoryError
+        told = [one for one in self.log.read_text(errors="replace").splitlines() if one.strip()]
+        raise Failed(f"ended with code {code}: {told[-1] if told else 'no word'}")
+
+    def step(self) -> None:
+        """One optimizer step, or the end."""
+        if self.process.stdin:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        heard = self.hear()
+        if heard["event"] == "done":
+            self.peak_bytes = heard["peak_bytes"]
+            self.process.wait()
+        else:
+            self.steps.append(heard)
+
+    def end(self) -> None:
+        """Whatever it is at."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
 
 
-def trainer(task: Task, *, sampling: str) -> Result:
-    """Transformers' Trainer with the collator that its examples use."""
-    base, adapted, examples, holdout = task.begin()
-    result = Result()
-    pad = DataCollatorForSeq2Seq(base.codec._tokenizer, padding=True)  # noqa: SLF001  # the same tokenizer
-
-    def collate(rows: list[dict[str, Any]]) -> Any:
-        kept = [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
-        batch = pad([{**row, "attention_mask": [1] * len(row["input_ids"])} for row in kept])
-        result.useful.append(int(batch["attention_mask"].sum()))
-        result.computed.append(int(batch["attention_mask"].numel()))
-        return batch
-
-    class Watch(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            result.seconds.append(time.perf_counter() - self.started)
-
-    with tempfile.TemporaryDirectory() as scratch:
-        Trainer(
-            model=adapted,
-            args=TrainingArguments(
-                output_dir=scratch,
-                per_device_train_batch_size=ROWS_PER_STEP,
-                max_steps=task.steps,
-                learning_rate=RATE,
-                lr_scheduler_type="constant",
-                weight_decay=0.0,
-                train_sampling_strategy=sampling,
-                length_column_name="length",
-                remove_unused_columns=False,
-                use_cpu=True,
-                report_to=[],
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
-                seed=17,
-            ),
-            train_dataset=[_trainer_row(example) for example in examples],
-            data_collator=collate,
-            callbacks=[Watch()],
-        ).train()
-    del result.useful[task.steps :], result.computed[task.steps :]
-    result.loss = held_out(base, holdout)
-    return result
+def start(name: str, workload: Workload, seed: int, pass_tokens: int = 0) -> Runner:
+    log = workload.folder / f"{name}.log"
+    command = [sys.executable, str(CONTESTANT), name, str(workload.folder)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--seed", str(seed), "--pass-tokens", str(pass_tokens)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    return Runner(name, process, log)
 
 
-def _trainer_row(example: Example) -> dict[str, Any]:
-    document = example.documents[0]
-    labels = [int(t) if w > 0 else -100 for t, w in zip(document.ids, document.weights, strict=True)]
-    return {"input_ids": document.ids.tolist(), "labels": labels, "length": document.length}
+def in_turns(names: Sequence[str], workload: Workload, seed: int, say: Say) -> Iterator[Runner | str]:
+    """All at once, a step each in turn; yields whoever is through, and a line for who is not."""
+    running: list[Runner] = []
+    try:
+        for name in names:
+            say(f"starting {name}")
+            runner = start(name, workload, seed, 0 if name == "ours" else CPU_PASS)
+            running.append(runner)
+            try:
+                runner.hear()
+            except (Failed, MemoryError) as error:
+                running.remove(runner)
+                yield f"{name}: {error or 'out of memory'}"
+        lap = 0
+        while running:
+            lap += 1
+            say(f"lap {lap}")
+            # Nobody always comes after the same one.
+            for runner in running[lap % len(running) :] + running[: lap % len(running)]:
+                try:
+                    runner.step()
+                except (Failed, MemoryError) as error:
+                    running.remove(runner)
+                    yield f"{runner.name}: {error or 'out of memory'}"
+                    continue
+                if runner.is_done:
+                    running.remove(runner)
+                    yield runner
+    finally:
+        for runner in running:
+            runner.end()
 
 
-def shallow_base(folder: Path, source: Path) -> Path:
-    """SmolLM2's width and vocabulary with four layers of random weights, and the tiny tokenizer."""
-    target = folder / "shallow"
-    target.mkdir()
-    torch.manual_seed(17)
-    config = LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=576,
-        intermediate_size=1_536,
-        num_hidden_layers=4,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-        eos_token_id=1,
+def one_by_one(
+    names: Sequence[str], workload: Workload, seed: int, pass_tokens: int, say: Say
+) -> Iterator[Runner | str]:
+    """Each alone, in smaller passes where one does not fit."""
+    for name in names:
+        bound = pass_tokens
+        while True:
+            say(f"{name}, passes of {bound} tokens")
+            runner = start(name, workload, seed, bound)
+            try:
+                runner.hear()
+                while not runner.is_done:
+                    runner.step()
+                yield runner
+                break
+            except MemoryError:
+                bound //= 2
+                if bound < SMALLEST_PASS:
+                    yield f"{name}: a pass of {SMALLEST_PASS} tokens does not fit"
+                    break
+            except Failed as error:
+                yield f"{name}: {error}"
+                break
+            finally:
+                runner.end()
+
+
+def absent(cuda: bool) -> dict[str, str]:
+    """Contestants that can't run here, and why."""
+    found = {}
+    if importlib.util.find_spec("trl") is None:
+        why = "TRL is not installed; `make bench` does it, or pip install --no-deps --require-hashes -r requirements/bench.txt"
+        found |= dict.fromkeys((name for name in NAMES if name.startswith("trl")), why)
+    if importlib.util.find_spec("unsloth") is None:
+        found["unsloth"] = "Unsloth is not installed" + ("" if cuda else ", and there is no GPU for it")
+    elif not cuda:
+        found["unsloth"] = "Unsloth needs a GPU"
+    return found
+
+
+def make_workload(asked: Asked, folder: Path, device: torch.device) -> Workload:
+    """The base and its rows, as many steps of them as were asked for, and a hold-out."""
+    shape, data, steps = asked.shape, asked.data, asked.steps
+    if shape == "smollm2":
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dropforge" / "models"
+        base = folder / "base"
+        shutil.copytree(prepare(fast=False, cache_dir=cache, on_progress=lambda *_: None), base)
+        seal(base)
+        rows_per_step = 8
+        count = steps * rows_per_step + HOLDOUT
+        rows = mixed_rows(count) if data == "mixed" else example_rows()[:count]
+    else:
+        drawn = SHAPES[shape]
+        base = random_base(folder / "base", drawn, device)
+        rows_per_step = drawn.rows_per_step
+        rows = random_rows(drawn, steps * rows_per_step + HOLDOUT)
+    return lay_out(
+        f"{SMOL if shape == 'smollm2' else shape}, {data if shape == 'smollm2' else 'random words'}",
+        folder / "work",
+        base,
+        rows[HOLDOUT:],
+        rows[:HOLDOUT],
+        rows_per_step,
     )
-    LlamaForCausalLM(config).save_pretrained(target)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (target / name).write_bytes((source / name).read_bytes())
-    return seal(target)
 
 
-def seal(folder: Path) -> Path:
-    """The manifest without which no base is loaded."""
-    digests = {
-        path.name: sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-        if path.name not in {"MANIFEST.json", ".complete"}
-    }
-    document = {"name": folder.name, "revision": "0" * 40, "source": "s3://-/", "files": digests, "bytes": 1}
-    (folder / "MANIFEST.json").write_text(json.dumps(document))
-    return folder
+def evaluated(workload: Workload, seed: int) -> dict[str, Any]:
+    """Held-out losses of every adapter, in a process of its own."""
+    runner = start("evaluate", workload, seed)
+    try:
+        return runner.hear()
+    finally:
+        runner.end()
 
 
-def read_examples(*, system: bool) -> list[Row]:
-    lines = (REPOSITORY / "examples" / "us-addresses" / "addresses.jsonl").read_bytes().splitlines()
-    found = (json.loads(line)["messages"] for line in lines)
-    return [
-        Row(str(index), tuple(m for m in messages if system or m["role"] != "system"))
-        for index, messages in enumerate(found)
-    ]
-
-
-def measure(*, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """All contestants on both data sets."""
-    with tempfile.TemporaryDirectory() as scratch:
-        say("preparing the base model")
-        made = prepare(quick, Path(scratch) / "cache", lambda *_: None)
-        base = shallow_base(Path(scratch), made) if quick else seal(made)
-        figures: dict[str, dict[str, dict[str, float]]] = {}
-        for name, system in (("shared_system_message", True), ("nothing_shared", False)):
-            rows = read_examples(system=system)
-            task = Task(base, rows[HELD_OUT:], rows[:HELD_OUT], steps=4 if quick else 12)
-            contestants: dict[str, Callable[[], Result]] = {
-                "ours": lambda task=task: ours(task, sharing=True),
-                "ours_without_sharing": lambda task=task: ours(task, sharing=False),
-                "trainer_random": lambda task=task: trainer(task, sampling="random"),
-                "trainer_by_length": lambda task=task: trainer(task, sampling="group_by_length"),
-            }
-            if not system:
-                del contestants["ours_without_sharing"]  # the same as ours
-            figures[name] = {}
-            for contestant, run in contestants.items():
-                say(f"{name}: {contestant}")
-                figures[name][contestant] = run().figures()
+def measure(asked: Asked, say: Say) -> dict[str, Any]:
+    """All that can run here, on one workload."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    missing = {name: why for name, why in absent(cuda).items() if name in asked.names}
+    names = [name for name in asked.names if name not in missing]
+    say(f"preparing {asked.shape}")
+    with tempfile.TemporaryDirectory(prefix="train-") as scratch:
+        workload = make_workload(asked, Path(scratch), device)
+        turns = (
+            one_by_one(names, workload, asked.seed, GPU_PASS, say)
+            if cuda
+            else in_turns(names, workload, asked.seed, say)
+        )
+        through: list[Runner] = []
+        for one in turns:
+            if isinstance(one, str):
+                name, _, why = one.partition(": ")
+                missing[name] = why
+                say(f"{name} did not get through: {why}")
+            else:
+                through.append(one)
+        say("measuring the hold-out")
+        judged = evaluated(workload, asked.seed)
+        config = transformers.AutoConfig.from_pretrained(workload.base, local_files_only=True)
+        rows = [
+            (len(row["input_ids"]), sum(label >= 0 for label in row["labels"]))
+            for row in workload.encoded("train")
+        ]
+        flops = training_flops(config, rows) / workload.tokens
+        peak, source = peak_flops(device)
+        by_name = {runner.name: runner for runner in through}
+        contestants = {
+            name: figures_of(
+                by_name[name].steps, by_name[name].peak_bytes, judged["losses"][name], judged["labels"], flops
+            )
+            for name in names
+            if name in by_name
+        }
+        for found in contestants.values():
+            found["mfu"] = round(found["tflops"] * 1e12 / peak, 4)
+        figures = {
+            "workload": {
+                "name": workload.name,
+                "rows": workload.rows,
+                "rows_per_step": workload.rows_per_step,
+                "tokens": workload.tokens,
+                "label_tokens": workload.labels,
+                "longest": workload.longest,
+                "seed": asked.seed,
+            },
+            "gflop_per_useful_token": round(flops / 1e9, 4),
+            "peak_flops": {"flops": peak, "source": source},
+            "untrained_loss": round(sum(judged["losses"]["untrained"]) / sum(judged["labels"]), 4),
+            "contestants": contestants,
+            "absent": missing,
+        }
     return {
         "name": "train",
-        "machine": {
-            "cpus": os.cpu_count(),
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "mode": "quick" if quick else "full",
-        },
+        "machine": machine(device, asked.mode),
         "figures": figures,
-        "ratios": ratios(figures),
+        "ratios": ratios_of(figures, judged, cuda=cuda),
     }
 
 
-def ratios(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Useful tokens per second against Trainer, and its loss against ours after equal tokens."""
-    found: dict[str, dict[str, Any]] = {}
-    for data, goal in (("shared_system_message", 1.6), ("nothing_shared", 1.2)):
-        mine = figures[data]["ours"]
-        for peer in ("trainer_random", "trainer_by_length"):
-            other = figures[data][peer]
-            speed = mine["useful_tokens_per_s"] / other["useful_tokens_per_s"]
-            loss = mine["held_out_loss"] / other["held_out_loss"]
-            what = f"transformers' Trainer, {peer.removeprefix('trainer_').replace('_', ' ')}"
-            found[f"{data}_speed_over_{peer}"] = {
-                "value": round(speed, 2),
-                "goal": goal,
-                "met": speed >= goal,
-                "peer": what,
-            }
-            found[f"{data}_loss_over_{peer}"] = {
-                "value": round(loss, 3),
-                "goal": 1.1,
-                "met": loss <= 1.1,
-                "peer": f"{what}, after the same number of rows; lower is better",
-            }
-    return found
+def machine(device: torch.device, mode: str) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    versions = {
+        name: importlib.import_module(name).__version__
+        for name in ("transformers", "peft", "trl", "bitsandbytes", "unsloth")
+        if importlib.util.find_spec(name) is not None and (cuda or name != "unsloth")
+    }
+    return {
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "processor": models[0] if models else platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **versions,
+        "mode": mode,
+    }
+
+
+def save(document: dict[str, Any], folder: Path, shape: str) -> Path:
+    """By shape, hardware and date."""
+    about = document["machine"]
+    hardware = about["gpu"] or f"{about['cpus']}x {about['processor']}"
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"train-{shape}-{slug}-{about['date']}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def show(document: dict[str, Any]) -> None:
+    print(document["figures"]["workload"])
+    for name, row in document["figures"]["contestants"].items():
+        print(f"  {name:18}" + "  ".join(f"{key}={value}" for key, value in row.items()))
+    for name, why in document["figures"]["absent"].items():
+        print(f"  {name:18}not run: {why}")
+    for name, ratio in document["ratios"].items():
+        met = "met" if ratio["met"] else "missed"
+        print(f"{name}: {ratio['value']} (goal {ratio['goal']}, {met}); {ratio['peer']}")
 
 
 def main() -> None:
@@ -294,17 +397,42 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="within two minutes")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    asked = parser.parse_args()
-    found = measure(quick=asked.quick, say=lambda line: print(line, file=sys.stderr))
-    if asked.json:
-        print(json.dumps(found))
-        return
-    for data, contestants in found["figures"].items():
-        print(data)
-        for name, row in contestants.items():
-            print(f"  {name:22}" + "  ".join(f"{key}={value}" for key, value in row.items()))
-    for name, ratio in found["ratios"].items():
-        print(f"{name}: {ratio['value']} (goal {ratio['goal']}); {ratio['peer']}")
+    parser.add_argument(
+        "--shape", choices=["smollm2", *SHAPES], help="of the base; smollm2 has its real weights"
+    )
+    parser.add_argument("--data", choices=["mixed", "addresses"], default="mixed", help="SmolLM2's rows")
+    parser.add_argument("--steps", type=int, help="of eight rows (a GPU's: 32), the first one included")
+    parser.add_argument("--seed", type=int, default=17, help="of adapter and order")
+    parser.add_argument(
+        "--contestants", help="names, with commas between them; all, or few where it must be quick"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="folder for the document (benchmarks/results; quick: none)"
+    )
+    given = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    shape = given.shape or ("1B" if cuda else "quick" if given.quick else "smollm2")
+    names = (
+        tuple(given.contestants.split(",")) if given.contestants else QUICK_NAMES if given.quick else NAMES
+    )
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"no contestant is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    asked = Asked(
+        shape=shape,
+        data=given.data,
+        steps=given.steps or (3 if given.quick else 8),
+        seed=given.seed,
+        names=names,
+        mode="quick" if given.quick else "full",
+    )
+    say: Say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    document = measure(asked, say)
+    if given.results or not given.quick:
+        say(f"written to {save(document, given.results or RESULTS, shape)}")
+    if given.json:
+        print(json.dumps(document))
+    else:
+        show(document)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ compile --python-platform $modern development.in -o development.txt
 compile --python-platform $modern training-image.in -c development.txt -o training-image.txt
 # By itself: it has wheels for one platform, and `make setup` must not build it on the others.
 compile --python-platform $modern fuzz.in -o fuzz.txt
+# By itself: a peer that only `make bench` installs, beside the versions that are tested.
+compile --python-platform $modern bench.in -c development.txt -o bench.txt
 
 # Lambda's Python 3.11 runs on Amazon Linux 2 with glibc 2.26, and what has no wheel for that does not load there.
 # Of these two the newest versions have none, so there they are older than here; tests/template/test_layer.py
