@@ -42,7 +42,11 @@ class Check(Frozen):
 
 
 def quotas(
-    client: Any, wanted: Mapping[str, Iterable[str]], region: str, name: str = "quota"
+    client: Any,
+    wanted: Mapping[str, Iterable[str]],
+    region: str,
+    name: str = "quota",
+    instances: Mapping[str, int] = {},
 ) -> Iterator[Check]:
     """The quota of every type for each use that is wanted of it, and whether the region has the type at all.
 
@@ -51,12 +55,13 @@ def quotas(
         wanted: use, as in `QUOTA_NAMES`, to the allowed instance types.
         region: for the words.
         name: of the checks.
+        instances: use to the instances that one job takes, where that is more than one.
     """
     known = _sagemaker_quotas(client)
     for use, types in wanted.items():
-        allowed = list(dict.fromkeys(types))
+        allowed, needed = list(dict.fromkeys(types)), instances.get(use, 1)
         found = {t: known.get(f"{t} {QUOTA_NAMES[use]}") for t in allowed}
-        usable = [t for t, quota in found.items() if quota and quota["Value"] >= 1]
+        usable = [t for t, quota in found.items() if quota and quota["Value"] >= needed]
         if usable:
             yield Check(
                 name=name,
@@ -72,13 +77,14 @@ def quotas(
                     found=f"{use}: {region} has no quota for {instance_type}, so it does not offer the type for this",
                     mend=f"take {instance_type} out of the recipe's {_setting(use)}, or use another region",
                 )
-            elif quota["Value"] < 1:
+            elif quota["Value"] < needed:
+                short = "" if needed == 1 else f", and a job takes {needed}"
                 yield Check(
                     name=name,
                     state=worst,
-                    found=f"{use}: the quota of {instance_type} is {quota['Value']:g} ({quota['QuotaCode']})",
+                    found=f"{use}: the quota of {instance_type} is {quota['Value']:g} ({quota['QuotaCode']}){short}",
                     mend="aws service-quotas request-service-quota-increase --service-code sagemaker "
-                    f"--quota-code {quota['QuotaCode']} --desired-value 1"
+                    f"--quota-code {quota['QuotaCode']} --desired-value {needed}"
                     + (f", or take it out of {_setting(use)}" if usable else ""),
                 )
 

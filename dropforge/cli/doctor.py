@@ -166,7 +166,8 @@ def _quota(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:
         wanted["training"] = compute.instance_types
     if cache_type := deployed.parameters.get("CacheInstanceType"):
         wanted["processing"] = (cache_type,)
-    yield from checkup.quotas(aws.client("service-quotas"), wanted, deployed.region, name)
+    instances = dict.fromkeys(("training", "spot training"), compute.instance_count)
+    yield from checkup.quotas(aws.client("service-quotas"), wanted, deployed.region, name, instances)
 
 
 def _base_model(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:

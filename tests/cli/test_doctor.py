@@ -58,6 +58,21 @@ def test_quotas_are_told_for_every_type_and_use():
     assert "compute.instance_types" in found[2].mend
 
 
+def test_a_quota_must_hold_all_instances_of_a_job():
+    """Two hosts need a quota of two: one is told as too small, with the number to ask for."""
+
+    def reply(_operation, _arguments):
+        return {"Quotas": [quota("ml.g6.12xlarge for training job usage", 1, "L-1")]}
+
+    with answering("service-quotas", reply) as client:
+        (found,) = checkup.quotas(
+            client, {"training": ["ml.g6.12xlarge"]}, "us-east-1", instances={"training": 2}
+        )
+    assert found.state == "bad"
+    assert found.found == "training: the quota of ml.g6.12xlarge is 1 (L-1), and a job takes 2"
+    assert "--desired-value 2" in found.mend
+
+
 @pytest.fixture
 def ecr(world):
     client = boto3.client("ecr", region_name="us-east-1")
