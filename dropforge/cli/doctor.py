@@ -1,6 +1,6 @@
 """`doctor`: what can be checked of a stack before its first run, and what can't, said openly."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -267,23 +267,27 @@ def _subscriptions(name: str, stack: Stack) -> Iterator[Check]:
     found: list[dict[str, Any]] = aws.client("sns").list_subscriptions_by_topic(
         TopicArn=stack.resources.topic_arn
     )["Subscriptions"]
-    pending = [s for s in found if not str(s["SubscriptionArn"]).startswith("arn:")]
-    if not found:
-        yield Check(
+    yield subscription_check(name, found)
+
+
+def subscription_check(name: str, subscriptions: Sequence[Mapping[str, Any]]) -> Check:
+    """Whether those of ListSubscriptionsByTopic's answer are confirmed: an ARN takes the place of a word then."""
+    pending = [one for one in subscriptions if not str(one["SubscriptionArn"]).startswith("arn:")]
+    if not subscriptions:
+        return Check(
             name=name,
             state="unknown",
             found="no e-mail address is subscribed",
             mend="set the stack's e-mail parameter, or subscribe to its topic, if you want e-mail",
         )
-    elif pending:
-        yield Check(
+    if pending:
+        return Check(
             name=name,
             state="bad",
-            found=f"{len(pending)} of {len(found)} subscriptions wait for confirmation",
+            found=f"{len(pending)} of {len(subscriptions)} subscriptions wait for confirmation",
             mend="click the link in the e-mail that AWS sent",
         )
-    else:
-        yield Check(name=name, state="ok", found=f"{len(found)} subscribed")
+    return Check(name=name, state="ok", found=f"{len(subscriptions)} subscribed")
 
 
 def view(found: Diagnosis) -> RenderableType:

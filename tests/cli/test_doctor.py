@@ -8,6 +8,7 @@ from aws_answers import answering, connected, served
 from stub_hub import serving
 
 from dropforge.cli import checkup
+from dropforge.cli.doctor import subscription_check
 from dropforge.cli.functions import Hub
 from dropforge_core.recipe import BaseModelRef
 
@@ -71,6 +72,21 @@ def test_a_quota_must_hold_all_instances_of_a_job():
     assert found.state == "bad"
     assert found.found == "training: the quota of ml.g6.12xlarge is 1 (L-1), and a job takes 2"
     assert "--desired-value 2" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("arns", "state", "found"),
+    [
+        ([], "unknown", "no e-mail address"),
+        (["arn:aws:sns:us-east-1:1:t:a"], "ok", "1 subscribed"),
+        (["arn:aws:sns:us-east-1:1:t:a", "PendingConfirmation"], "bad", "1 of 2 subscriptions wait"),
+    ],
+)
+def test_an_address_that_was_not_confirmed_is_told(arns, state, found):
+    """SNS lists it with a word in the place of its ARN."""
+    check = subscription_check("people to tell", [{"SubscriptionArn": arn} for arn in arns])
+    assert check.state == state
+    assert found in check.found
 
 
 @pytest.fixture
