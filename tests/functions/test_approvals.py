@@ -1,12 +1,14 @@
 """RequestApproval and DecideApproval over HTTP: asked, answered once, and never by leak of the token."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from botocore.exceptions import ClientError
 
 import decide_approval
 import request_approval
+from dropforge_core.approval import TOKEN_FIELD
 from dropforge_core.aws import Ledger
 from dropforge_core.contracts import DatasetFacts
 from dropforge_core.ledger import Status
@@ -103,7 +105,7 @@ def test_the_question_is_asked_and_keeps_its_token(ask, published):
 
 @pytest.mark.parametrize(("decision", "approved"), [("approve", True), ("deny", False)])
 def test_an_answer_reaches_the_waiting_state_once(ask, answer, machine, decision, approved):
-    """The first answer is sent with who gave it; a later one is refused and names the first."""
+    """The first answer is sent with who gave it, and kept with when; a later one is refused and names the first."""
     ask()
     assert answer(decision)["accepted"]
     [sent] = machine.sent
@@ -113,6 +115,10 @@ def test_an_answer_reaches_the_waiting_state_once(ask, answer, machine, decision
         "decided_by": "ana",
         "message": f"The cost was {'approved' if approved else 'denied'} by ana.",
     }
+    kept = Ledger("runs").run(RUN)
+    assert kept["approval"] == f"{decision} by ana"
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(kept["approval_at"])) < timedelta(hours=1)
+    assert kept[TOKEN_FIELD] == ""
     late = answer("deny", "bo")
     assert (late["accepted"], late["code"]) == (False, "decided_already")
     assert "by ana" in late["message"]
