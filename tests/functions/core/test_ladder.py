@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dropforge_core.contracts import ComputeChoice
 from dropforge_core.identity import JOB_NAME_MAX, REDRIVE_ROOM, job_name
 from dropforge_core.ladder import Circumstances, Evidence, JobFacts, classify, examine, next_step
-from dropforge_core.ladder.faults import FAULTS
+from dropforge_core.ladder.faults import FAULTS, RULES
 from dropforge_core.ladder.steps import TRIES, quota_is_too_small
 from dropforge_core.ladder.telling import message
 from dropforge_core.ledger import Status
@@ -155,6 +155,27 @@ ROWS = [
         "BASE_MODEL",
         "FAIL",
     ),
+    *(
+        ("FUNCTION", name, json.dumps({"errorMessage": "x", "errorType": name}), fault, "FAIL")
+        for name, fault in (
+            ("BaseModelUnsuitable", "BASE_MODEL"),
+            ("TokenizerGone", "BASE_MODEL"),
+            ("HubUnreachable", "INTERNAL"),
+            ("ObjectVanished", "DATA"),
+            ("RecipeInvalid", "DATA"),
+            ("DatasetInvalid", "DATA"),
+            ("DatasetChanged", "DATA"),
+            ("HoldoutBroken", "DATA"),
+            ("Contended", "THROTTLED"),
+            ("Runtime.OutOfMemory", "CODE"),
+        )
+    ),
+    ("TRAIN", FAILED_TASK, failed("AlgorithmError: RANK_LOST: host 2, exit code: 1"), "INTERNAL", "RETRY"),
+    ("TRAIN", FAILED_TASK, failed("Spot capacity was interrupted"), "SPOT_INTERRUPTED", "RETRY"),
+    ("TRAIN", FAILED_TASK, failed("AlgorithmError: torch.OutOfMemoryError"), "OOM_GPU", "RETRY"),
+    ("TRAIN", FAILED_TASK, failed("OSError: No space left on device"), "DISK_FULL", "FAIL"),
+    ("REGISTER", "SageMaker.ResourceInUse", "the package group is in use", "INTERNAL", "FAIL"),
+    ("FUNCTION", "Error", "Task timed out after 960.00 seconds", "TIMEOUT", "FAIL"),
     ("FUNCTION", "KeyError", '{"errorMessage": "x", "errorType": "KeyError"}', "CODE", "FAIL"),
     ("FUNCTION", "Lambda.TooManyRequestsException", "", "THROTTLED", "FAIL"),
     ("FUNCTION", "Lambda.Unknown", "", "INTERNAL", "FAIL"),
@@ -169,6 +190,17 @@ def test_every_row_of_the_table(stage, error, cause, fault, action):
     seen = evidence(stage, error, cause)
     assert classify(seen) == fault
     assert next_step(seen, fault, circumstances(), TABLE).action == action
+
+
+def test_every_rule_is_the_one_that_decides_in_some_row():
+    """A rule that another hides, or that no row needs, is found."""
+    decides = {
+        next(index for index, rule in enumerate(RULES) if rule.matches(seen))
+        for stage, error, cause, fault, _ in ROWS
+        if fault != "UNKNOWN" and (seen := evidence(stage, error, cause))
+    }
+    idle = [(RULES[index].fault, index) for index in set(range(len(RULES))) - decides]
+    assert idle == []
 
 
 def step_for(fault, seen=None, **changes):
@@ -249,13 +281,48 @@ def test_what_was_spent_is_not_spent_again():
     assert step_for("INTERNAL", spent_usd=20.0).action == "FAIL"
 
 
+LISTED = {
+    "spot": False,
+    "preferences": ("ml.g5.xlarge", "ml.g6e.xlarge"),
+    "remaining_types": ("ml.p5.4xlarge",),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "taken", "expected"),
+    [
+        ("CAPACITY", "", ("ml.p5.4xlarge", (), ())),
+        ("OOM_GPU", "ml.g5.xlarge", ("ml.g5.xlarge", (), ("ml.g6.xlarge", "ml.g6e.xlarge", "ml.p5.4xlarge"))),
+        ("OOM_GPU", "", ("ml.g6.xlarge", (), ("ml.g5.xlarge", "ml.g6e.xlarge", "ml.p5.4xlarge"))),
+        ("THROTTLED", "", ("ml.g6.xlarge", LISTED["preferences"], LISTED["remaining_types"])),
+        ("INTERNAL", "ml.g5.xlarge", ("ml.g6.xlarge", LISTED["preferences"], LISTED["remaining_types"])),
+    ],
+)
+def test_of_several_types_in_one_request_the_one_that_was_taken_goes_on(fault, taken, expected):
+    """Where none had capacity none is asked again; what one type could not bear is tried on it, then on others."""
+    told = Evidence(
+        stage="TRAIN", state="TrainAdapter", error="E", text="", job=JobFacts(instance_type=taken)
+    )
+    now = circumstances(compute=compute(**LISTED), needed_hours={})
+    made = next_step(told, fault, now, TABLE).compute
+    assert (made.instance_type, made.preferences, made.remaining_types) == expected
+
+
+def test_a_quota_too_small_for_a_list_leaves_its_other_types():
+    """Which type was refused is not told, so each is tried by itself."""
+    told = Evidence(stage="TRAIN", state="TrainAdapter", error="E", text=NO_QUOTA)
+    made = next_step(told, "QUOTA", circumstances(compute=compute(**LISTED)), TABLE).compute
+    assert (made.instance_type, made.preferences) == ("ml.g5.xlarge", ())
+
+
 @given(
     st.lists(st.sampled_from(sorted(TRIES)), min_size=150, max_size=150),
     st.lists(st.floats(0, 0.2), min_size=150, max_size=150),
+    st.sampled_from([{}, LISTED]),
 )
-def test_every_path_ends_and_no_name_comes_twice(faults, costs):
+def test_every_path_ends_and_no_name_comes_twice(faults, costs, changes):
     """Whatever fails in whatever order: bounded attempts, new names, no more run time than the cap has left."""
-    now, seen, spent = circumstances(), set(), 0.0
+    now, seen, spent = circumstances(compute=compute(**changes)), set(), 0.0
     for fault, cost in zip(faults, costs, strict=True):
         name = now.compute.job_name
         assert name not in seen
@@ -270,7 +337,8 @@ def test_every_path_ends_and_no_name_comes_twice(faults, costs):
         )
         if step.action != "RETRY":
             break
-        price = TABLE.find(step.compute.instance_type).usd_hour
+        asked = (step.compute.instance_type, *step.compute.preferences)
+        price = max(TABLE.find(name).usd_hour for name in asked)
         assert spent + step.compute.max_runtime_s / 3600 * price <= now.training_usd + 1e-6
         assert step.wait_s >= 0
         key = f"TRAIN:{fault}"
