@@ -15,6 +15,7 @@ from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, client
 from dropforge_core.contracts import DiagnoseInput, Diagnosis, Plan
 from dropforge_core.events import RunEvent
 from dropforge_core.ladder import Circumstances, Evidence, classify, examine, next_step
+from dropforge_core.ladder.cause import instance_of
 from dropforge_core.ladder.faults import FAULTS
 from dropforge_core.ladder.steps import CACHE_TYPES
 from dropforge_core.ladder.telling import message
@@ -199,9 +200,10 @@ def _spent_usd(run_id: str, clinic: Clinic) -> float:
     for name in clinic.jobs.of_run("TrainingJob", run_id):
         told = clinic.jobs.describe("TrainingJob", name) or {}
         resources = told.get("ResourceConfig", {})
-        found = clinic.catalogue.find(str(resources.get("InstanceType", "")))
+        instance_type, count = instance_of(resources)
+        found = clinic.catalogue.find(instance_type)
         billable = told.get("BillableTimeInSeconds", told.get("TrainingTimeInSeconds", 0)) or 0
-        price = ((found.usd_hour if found else None) or 0.0) * int(resources.get("InstanceCount", 1))
+        price = ((found.usd_hour if found else None) or 0.0) * count
         # Instances that may still be warm are counted for as long as they may be.
         spent += (float(billable) + float(resources.get("KeepAlivePeriodInSeconds", 0))) / 3600 * price
     return spent

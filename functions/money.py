@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from dropforge_core.aws import Purse
 from dropforge_core.budget import Caps, accounts, refusal, reserving, settling
+from dropforge_core.ladder.cause import instance_of
 from dropforge_core.planning.catalogue import Catalogue
 from jobs import KINDS, Jobs, Kind
 from patience import patiently
@@ -68,10 +69,10 @@ def _costs(jobs: Jobs, run_id: str, catalogue: Catalogue) -> Iterator[float]:
             told = jobs.describe(kind, name) or {}
             cluster = told.get("ProcessingResources", {}).get("ClusterConfig")
             resources = cluster or told.get("ResourceConfig") or told.get("TransformResources") or {}
-            instance_type = str(resources.get("InstanceType", ""))
+            instance_type, count = instance_of(resources)
             price = _price(kind, instance_type, catalogue) or 0.0
             seconds = _seconds(told, _WORD[kind]) + _warm_seconds(told, resources)
-            yield seconds / 3600 * price * int(resources.get("InstanceCount", 1))
+            yield seconds / 3600 * price * count
 
 
 def _warm_seconds(told: Mapping[str, Any], resources: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from dropforge_core.aws import Bucket, Ledger, ObjectVanished
 from dropforge_core.contracts import ReportInput, ReportWritten
+from dropforge_core.ladder.cause import instance_of
 from dropforge_core.layout import RunLayout, s3_uri
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Measurement, read_speeds, write_speeds
 from dropforge_core.planning.catalogue import Catalogue
@@ -111,7 +112,7 @@ def measured_jobs(jobs: Jobs, run_id: str, known: Catalogue) -> Iterator[JobFact
 def _job_fact(kind: str, name: str, job: Mapping[str, Any], known: Catalogue) -> JobFacts | None:
     processing = job.get("ProcessingResources", {}).get("ClusterConfig")
     resources = job.get("ResourceConfig") or job.get("TransformResources") or processing or {}
-    instance = str(resources.get("InstanceType", ""))
+    instance, count = instance_of(resources)
     seconds = job.get("BillableTimeInSeconds")
     if seconds is None:
         began, ended = (
@@ -121,7 +122,6 @@ def _job_fact(kind: str, name: str, job: Mapping[str, Any], known: Catalogue) ->
         seconds = (ended - began).total_seconds() if began and ended else None
     if not instance or seconds is None:
         return None
-    count = int(resources.get("InstanceCount", 1))
     return JobFacts(
         name=name,
         kind=kind,

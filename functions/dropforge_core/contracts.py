@@ -223,6 +223,8 @@ class ComputeChoice(Frozen):
     """Upper bound of tokens in one forward pass; 0 lets the trainer choose."""
     remaining_types: tuple[str, ...]
     """Instance types not tried yet, in order."""
+    preferences: tuple[str, ...] = ()
+    """Types that SageMaker may start this attempt on where `instance_type` has no capacity, in order."""
     instance_count: int = 1
     input_mode: Literal["File", "FastFile"] = "FastFile"
     """Of the base model and the data."""

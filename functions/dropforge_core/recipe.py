@@ -268,6 +268,8 @@ class Compute(Section):
     instance_count: int = Field(1, ge=1, le=16)
     """Instances of a training job. They train together, as do the GPUs of one."""
     spot: bool = True
+    instance_preferences: bool = False
+    """With spot off: all suitable types are in one request, in order, and SageMaker starts the first with capacity."""
     keep_alive_s: int = Field(0, ge=0, le=3600)
     """How long a training job's instances are kept warm (and billed) for a next one of the same kind; not on spot."""
     input_mode: Literal["File", "FastFile"] = "FastFile"
@@ -449,6 +451,13 @@ def _adapter_conflicts(adapter: Adapter, learning_rate: float) -> Iterator[tuple
 def _compute_conflicts(compute: Compute) -> Iterator[tuple[str, str]]:
     if compute.keep_alive_s and compute.spot:
         yield "compute.keep_alive_s", "0, or compute.spot false: SageMaker keeps no spot instances warm"
+    if compute.instance_preferences and compute.spot:
+        yield (
+            "compute.instance_preferences",
+            "false, or compute.spot false: SageMaker takes a list of types on demand only",
+        )
+    if compute.instance_preferences and compute.keep_alive_s:
+        yield "compute.instance_preferences", "false, or compute.keep_alive_s 0: a warm pool is of one type"
     for place, instance in enumerate(compute.evaluation_instance_types):
         if instance.split(".")[1] not in TRANSFORM_FAMILIES:
             families = ", ".join(sorted(TRANSFORM_FAMILIES))

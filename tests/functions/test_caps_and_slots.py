@@ -182,6 +182,9 @@ def test_a_reservation_that_others_wrote_meanwhile_is_read_again(account):
 class Described:
     """SageMaker with one job of each kind, of an hour, and a failed attempt of ten minutes."""
 
+    def __init__(self, training=None):
+        self._training = training or {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1}
+
     def __getattr__(self, call):
         kind = {"training": "TrainingJob", "transform": "TransformJob", "processing": "ProcessingJob"}[
             call.split("_")[1]
@@ -189,7 +192,7 @@ class Described:
         began, ended = NOON, NOON.replace(hour=13)
         resources = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1}
         described = {
-            "TrainingJob": {"ResourceConfig": resources},
+            "TrainingJob": {"ResourceConfig": self._training},
             "TransformJob": {
                 "TransformResources": resources,
                 "TransformStartTime": began,
@@ -221,3 +224,17 @@ def test_every_kind_of_job_counts():
     transform = found.transform_usd_hour or found.usd_hour
     expected = found.usd_hour * 7 / 6 + transform + (table.processing_price("ml.m5.xlarge") or 0.0)
     assert cost_of_run(Jobs(Described()), "r", table) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("selected", "hours"),
+    [({"SelectedInstanceType": "ml.g6.xlarge", "SelectedInstanceCount": 2}, 2 * 7 / 6), ({}, 0.0)],
+)
+def test_of_several_types_the_one_that_was_taken_is_paid(selected, hours):
+    """A job is billed for what it ran on, and for nothing where none of the types had capacity."""
+    table = load_catalogue()
+    listed = {"InstancePreferences": [{"InstanceType": name} for name in ("ml.g5.xlarge", "ml.g6.xlarge")]}
+    paid, without = (
+        cost_of_run(Jobs(Described({**listed, **taken})), "r", table) for taken in (selected, {})
+    )
+    assert paid - without == pytest.approx(hours * table.find("ml.g6.xlarge").usd_hour)

@@ -252,6 +252,38 @@ def test_the_recipe_s_cluster_is_asked_for(
     )
 
 
+@pytest.mark.parametrize(
+    ("others", "count"), [(("ml.g5.xlarge",), 1), (("ml.g5.xlarge", "ml.g6e.xlarge"), 2)]
+)
+def test_several_types_are_asked_for_in_their_order(others: tuple[str, ...], count: int) -> None:
+    """`InstancePreferences` takes the place of what it excludes, and the job decides where its weights lie."""
+    call = next(call for call in requests("registered", MODEL) if call.state == "TrainAdapter")
+    chosen = PLAN.compute.model_copy(
+        update={
+            "instance_type": "ml.g6.xlarge",
+            "preferences": others,
+            "spot": False,
+            "instance_count": count,
+        }
+    )
+    arguments = states()["TrainAdapter"]["Arguments"]
+    variables = {
+        "compute": chosen.model_dump(mode="json"),
+        "plan": PLAN.model_dump(mode="json"),
+        "attempts_of_class": {},
+    }
+    resources = Evaluator().fill(arguments["ResourceConfig"], {}, variables)
+    assert resources == {
+        "InstancePreferences": [
+            {"InstanceType": name, "InstanceCount": count} for name in ("ml.g6.xlarge", *others)
+        ],
+        "VolumeSizeInGB": chosen.volume_gb,
+    }
+    assert Evaluator().fill(arguments["HyperParameters"]["residency"], {}, variables) == "auto"
+    on_demand = {"EnableManagedSpotTraining": False, "ResourceConfig": resources}
+    assert faults("sagemaker", "createTrainingJob", {**call.arguments, **on_demand}) == []
+
+
 @pytest.mark.parametrize(("planned", "expected"), [("fsdp", "fsdp"), ("dp", "dp"), (None, "dp")])
 def test_how_gpus_share_the_work_is_the_plan_s_for_the_attempt_s_type(
     planned: str | None, expected: str

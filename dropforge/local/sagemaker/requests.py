@@ -62,11 +62,22 @@ class OutputDataConfig(Request):
     compression_type: Literal["GZIP", "NONE"] = "GZIP"
 
 
+class InstancePreference(Request):
+    instance_type: str
+    instance_count: int = 1
+
+
 class ResourceConfig(Request):
     instance_type: str | None = None
     instance_count: int | None = None
+    instance_preferences: tuple[InstancePreference, ...] = ()
     volume_size_in_gb: int | None = Field(None, alias="VolumeSizeInGB")
     volume_kms_key_id: str | None = None
+
+    @property
+    def taken_type(self) -> str | None:
+        """What the job runs on: here every type has capacity, so of several the first."""
+        return self.instance_preferences[0].instance_type if self.instance_preferences else self.instance_type
 
 
 class StoppingCondition(Request):

@@ -42,7 +42,7 @@ def check_training(request: TrainingRequest) -> None:
             ) from error
     _check_stopping(request)
     _check_s3("OutputDataConfig.S3OutputPath", request.output_data_config.s3_output_path)
-    _one_instance(request.resource_config.instance_count)
+    _check_instances(request)
     _check_volume_key(request)
     _check_channels(request)
     checkpoints = request.checkpoint_config
@@ -69,11 +69,27 @@ def _check_stopping(request: TrainingRequest) -> None:
         raise ApiError.invalid("MaxWaitTimeInSeconds can only be set when EnableManagedSpotTraining is true.")
 
 
+def _check_instances(request: TrainingRequest) -> None:
+    resources = request.resource_config
+    _one_instance(resources.instance_count)
+    if not resources.instance_preferences:
+        return
+    for one in resources.instance_preferences:
+        _one_instance(one.instance_count)
+    excluded = {
+        "InstanceType": resources.instance_type is not None,
+        "InstanceCount": resources.instance_count is not None,
+        "EnableManagedSpotTraining": request.enable_managed_spot_training,
+    }
+    if named := [name for name, is_there in excluded.items() if is_there]:
+        raise ApiError.invalid(f"InstancePreferences can't be used together with {', '.join(named)}.")
+
+
 def _check_volume_key(request: TrainingRequest) -> None:
     resources = request.resource_config
-    if resources.volume_kms_key_id and _INSTANCE_STORE.match(resources.instance_type or ""):
+    if resources.volume_kms_key_id and _INSTANCE_STORE.match(resources.taken_type or ""):
         raise ApiError.invalid(
-            f"VolumeKmsKeyId is not supported for instance type {resources.instance_type}: "
+            f"VolumeKmsKeyId is not supported for instance type {resources.taken_type}: "
             "its local storage is encrypted in hardware."
         )
 

@@ -31,7 +31,7 @@ from dropforge.local.sagemaker.requests import ProcessingRequest, TrainingReques
 from dropforge.local.sagemaker.rules import check_processing, check_training, check_transform
 from dropforge.local.sagemaker.storage import ObjectStore
 from dropforge.local.sagemaker.tags import TagBook
-from dropforge.local.sagemaker.training import defaults, train
+from dropforge.local.sagemaker.training import defaults, selected, train
 from dropforge.local.sagemaker.transform import transform
 from dropforge.local.sagemaker.workspace import Host
 
@@ -205,7 +205,8 @@ class LocalSageMaker:
             if member in request:
                 raise ApiError.only_in_the_cloud(f"{member} of CreateTrainingJob")
         check_training(typed)
-        return self._start(TRAINING, request, defaults(typed), lambda job: train(job, typed, self._host))
+        facts = defaults(typed) | selected(request)
+        return self._start(TRAINING, request, facts, lambda job: train(job, typed, self._host))
 
     def _create_processing_job(self, request: dict[str, Any]) -> dict[str, Any]:
         typed = ProcessingRequest.model_validate(request)

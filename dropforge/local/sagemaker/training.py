@@ -1,6 +1,6 @@
 """One training job, from its first download to its model.tar.gz."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,19 @@ def defaults(request: TrainingRequest) -> dict[str, Any]:
         "EnableInterContainerTrafficEncryption": False,
         "EnableManagedSpotTraining": request.enable_managed_spot_training,
     }
+
+
+def selected(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What Describe says of the type that was taken of several."""
+    resources = request.get("ResourceConfig", {})
+    if not (preferences := resources.get("InstancePreferences")):
+        return {}
+    first = preferences[0]
+    taken = {
+        "SelectedInstanceType": first["InstanceType"],
+        "SelectedInstanceCount": first.get("InstanceCount", 1),
+    }
+    return {"ResourceConfig": {**resources, **taken}}
 
 
 def train(job: Job, request: TrainingRequest, host: Host) -> None:
@@ -127,7 +140,7 @@ class _Training:
                 "RecordWrapperType": "None",
                 **({"ContentType": channel.content_type} if channel.content_type else {}),
             }
-        config, instance_type = self.workspace.config, self.request.resource_config.instance_type
+        config, instance_type = self.workspace.config, self.request.resource_config.taken_type
         write_json(config / "hyperparameters.json", self.request.hyper_parameters)
         write_json(config / "inputdataconfig.json", channels)
         write_json(config / "resourceconfig.json", resource_config(instance_type))

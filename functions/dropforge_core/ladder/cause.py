@@ -77,9 +77,20 @@ def _job(described: Mapping[str, Any]) -> JobFacts:
         status=_text(described, f"{kind}Status"),
         secondary=_text(described, "SecondaryStatus"),
         reason=" ".join(filter(None, (_text(described, "ExitMessage"), _text(described, "FailureReason")))),
-        instance_type=_text(resources, "InstanceType") if isinstance(resources, Mapping) else "",
+        instance_type=instance_of(resources)[0] if isinstance(resources, Mapping) else "",
         billable_s=max(0, int(billable)) if isinstance(billable, int | float) and billable < 2**31 else 0,
     )
+
+
+def instance_of(resources: Mapping[str, Any]) -> tuple[str, int]:
+    """(instance type, how many) of a described job: of several types that were asked for, the one that was taken.
+
+    ("", 0) where none was taken, which costs nothing.
+    """
+    of_several = bool(resources.get("InstancePreferences"))
+    chosen = "SelectedInstance" if of_several else "Instance"
+    count = resources.get(f"{chosen}Count")
+    return _text(resources, f"{chosen}Type"), count if isinstance(count, int) else int(not of_several)
 
 
 def _pieces(cause: str) -> JobFacts:

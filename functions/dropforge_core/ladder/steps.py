@@ -103,7 +103,8 @@ def next_step(evidence: Evidence, fault: Fault, now: Circumstances, catalogue: C
     if barred := _bar(stage, fault, failed, now):
         return _end(barred)
     if stage == "TRAIN" and now.compute is not None:
-        return _RUNGS[fault](_Rung(fault, evidence, now, now.compute, catalogue))
+        compute = _taken(evidence, fault, now.compute)
+        return _RUNGS[fault](_Rung(fault, evidence, now, compute, catalogue))
     return _other_stage(evidence, fault, now, catalogue)
 
 
@@ -181,6 +182,10 @@ class _Rung(NamedTuple):
     def left_usd(self) -> float:
         return max(0.0, self.now.training_usd - self.now.spent_usd)
 
+    def together_s(self, changed: ComputeChoice) -> int:
+        """Run time of an attempt: of several types, what the dearest allows."""
+        return min(map(self.runtime_s, (changed.instance_type, *changed.preferences)))
+
     def runtime_s(self, instance_type: str) -> int:
         """What is left of the cap, as run time at the type's on-demand price."""
         price = self.usd_hour(instance_type)
@@ -204,7 +209,7 @@ class _Rung(NamedTuple):
         number = self.compute.attempt + 1
         named = {"attempt": number, "job_name": job_name(self.now.model, self.now.run_id, number)}
         changed = self.compute.model_copy(update={**change, **named})
-        runtime = self.runtime_s(changed.instance_type)
+        runtime = self.together_s(changed)
         if runtime < LEAST_RUNTIME_S:
             return _end(
                 f"Of the cap ${self.left_usd:.2f} are left for training, too little for another attempt."
@@ -248,6 +253,27 @@ class _Rung(NamedTuple):
         return self.attempt(
             {"spot": False}, f"The next attempt takes {name} on demand, which the cap still pays."
         )
+
+
+def _taken(evidence: Evidence, fault: Fault, compute: ComputeChoice) -> ComputeChoice:
+    """The attempt as it was, of several types with the one that was taken.
+
+    None had capacity, or each was to be tried by itself: then the request is for one type from here on.
+    """
+    if not compute.preferences or fault in {"THROTTLED", "INTERNAL", "TIMEOUT"}:
+        return compute
+    if fault == "CAPACITY":
+        return compute.model_copy(update={"preferences": ()})
+    asked = (compute.instance_type, *compute.preferences)
+    taken = evidence.job.instance_type if evidence.job.instance_type in asked else compute.instance_type
+    others = tuple(name for name in asked if name != taken)
+    return compute.model_copy(
+        update={
+            "instance_type": taken,
+            "preferences": (),
+            "remaining_types": (*others, *compute.remaining_types),
+        }
+    )
 
 
 def _again(rung: _Rung) -> NextStep:

@@ -49,6 +49,7 @@ from dropforge_core.planning.memory import (
     training_memory,
 )
 from dropforge_core.planning.parallel import efficiency, share
+from dropforge_core.planning.preferences import alternatives, micro_batch_of
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
 
@@ -116,12 +117,16 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     if needs_approval and not within and chosen.option.cost_usd and chosen.training_s:
         limit = math.ceil(max(limit, chosen.option.cost_usd.high) * 100) / 100
         hours = max(hours, chosen.training_s.high / 3600)
-    # The warm instances after it are billed like the job itself.
-    runtime = affordable_seconds(
-        limit - reserve - warm_usd(recipe.compute.keep_alive_s, chosen.option.price_usd_hour),
-        hours,
-        chosen.option.price_usd_hour,
-    )
+
+    def pays(one: Judged) -> int:
+        # The warm instances after it are billed like the job itself.
+        warm = warm_usd(recipe.compute.keep_alive_s, one.option.price_usd_hour)
+        return affordable_seconds(limit - reserve - warm, hours, one.option.price_usd_hour)
+
+    untried = [one for one in after if one in priced]
+    preferred = alternatives(chosen, untried, pays) if recipe.compute.instance_preferences else ()
+    together = (chosen, *preferred)
+    runtime = min(map(pays, together))
     cheapest, fastest = _best(fitting, "cost_usd"), _best(fitting, "hours")
     why = reason(work, chosen, evaluation, Standing(chosen in fitting, chosen in priced, within, reserve))
     spot = recipe.compute.spot
@@ -148,8 +153,9 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
             max_runtime_s=runtime,
             max_wait_s=wait_seconds(runtime, spot=spot),
             volume_gb=_volume_gb(recipe, dataset, shape),
-            micro_batch_tokens=chosen.micro_batch_tokens,
-            remaining_types=tuple(one.option.instance_type for one in after if one in priced),
+            micro_batch_tokens=micro_batch_of(together),
+            remaining_types=tuple(one.option.instance_type for one in untried if one not in preferred),
+            preferences=tuple(one.option.instance_type for one in preferred),
             instance_count=recipe.compute.instance_count,
             input_mode=recipe.compute.input_mode,
             keep_alive_s=recipe.compute.keep_alive_s,

@@ -85,6 +85,16 @@ def test_constraints(lab, members, texts):
             },
             "VolumeKmsKeyId is not supported",
         ),
+        (
+            {
+                "ResourceConfig": {
+                    "InstanceType": "ml.g5.xlarge",
+                    "InstancePreferences": [{"InstanceType": "ml.g6.xlarge", "InstanceCount": 1}],
+                    "VolumeSizeInGB": 1,
+                }
+            },
+            "InstancePreferences can't be used together with InstanceType",
+        ),
         ({"algorithm": {"MetricDefinitions": [{"Name": "m", "Regex": "("}]}}, "regex of metric definition"),
         ({"OutputDataConfig": {"S3OutputPath": "https://x/y"}}, "not of the form s3://"),
         (

@@ -332,3 +332,19 @@ def alive(pid):
         return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_of_several_types_one_is_taken_and_told(lab):
+    """Here every type has capacity: the first of the list is what the job sees, and what Describe names."""
+    listed = [{"InstanceType": name, "InstanceCount": 1} for name in ("ml.g6.xlarge", "ml.g5.xlarge")]
+    image = lab.image(
+        """
+        seen = json.loads((root / "input" / "config" / "resourceconfig.json").read_text())
+        print("type=" + seen["current_instance_type"])
+        """
+    )
+    lab.train(image, ResourceConfig={"InstancePreferences": listed, "VolumeSizeInGB": 30})
+    resources = lab.ended("Training")["ResourceConfig"]
+    assert resources["InstancePreferences"] == listed
+    assert (resources["SelectedInstanceType"], resources["SelectedInstanceCount"]) == ("ml.g6.xlarge", 1)
+    assert "type=ml.g6.xlarge" in "".join(lab.log_lines("/aws/sagemaker/TrainingJobs", "job"))
