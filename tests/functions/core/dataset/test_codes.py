@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -32,13 +33,17 @@ def test_every_code_has_its_line():
         assert (expected.replace("\\|", "|"), mend.replace("\\|", "|")) == (kind.expected, kind.mend)
 
 
-def fields(section, prefix=""):
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if name != "base_model" and isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from fields(kind, f"{prefix}{name}.")
-        else:
+def fields(model, prefix=""):
+    for name, field in model.model_fields.items():
+        kinds = [*get_args(field.annotation), field.annotation]
+        section = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
+        )
+        optional = section is not field.annotation
+        if section is None or name == "base_model" or optional:
             yield f"{prefix}{name}"
+        if section is not None and name != "base_model":
+            yield from fields(section, f"{prefix}{name}.")
 
 
 def test_every_field_of_a_recipe_has_its_line():
