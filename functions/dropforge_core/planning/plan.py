@@ -225,6 +225,12 @@ def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Jud
             f"No finished run of this stack tells how fast {chosen.option.instance_type} trains a model of this "
             "size, so the interval is wide."
         )
+    if work.recipe.tracking.mlflow_uri:
+        yield (
+            "Training jobs are started with network isolation, which SageMaker enforces: the MLflow server of "
+            "tracking.mlflow_uri hears nothing there, and the job's log says so once. tracking.tensorboard needs no "
+            "network."
+        )
     yield from sampling_notes(work.recipe, work.dataset.rows_eval)
     if judge := work.recipe.evaluation.judge:
         usd = judge_usd(work)

@@ -217,3 +217,10 @@ def test_a_source_s_revision_is_its_content_s():
     assert len({source_revision([a]), source_revision([b]), source_revision([("config.json", 4, "e1")])}) == 3
     with pytest.raises(ValueError, match="no object"):
         source_revision([])
+
+
+def test_a_tracking_server_that_training_can_t_reach_is_told(make_plan):
+    """Jobs have no network: the plan says that MLflow hears nothing, and says it of no other recipe."""
+    asked = make_plan({"tracking": {"mlflow_uri": "https://mlflow.example.org"}})
+    assert [note for note in asked.notes if "tracking.mlflow_uri hears nothing" in note]
+    assert not [note for note in make_plan({"tracking": {"tensorboard": True}}).notes if "network" in note]
