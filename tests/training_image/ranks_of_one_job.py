@@ -1,7 +1,7 @@
 """One of several processes that train job after job together: what Python imports for it is paid for once.
 
 How a job ends for this process is left in its root, in `outcome-<rank>`; `fault.json` there may have one of the
-processes run out of memory.
+processes run out of memory, or be asked to end.
 """
 
 import importlib
@@ -19,19 +19,30 @@ from tuner import passes
 from tuner.contract import Container
 from tuner.distributed.worker import train_together
 from tuner.failure import classify
-from tuner.signals import StopRequest
+from tuner.signals import Stopped, StopRequest
 
 real_losses = passes.part_losses
 RANK = int(os.environ["RANK"])
 
 
-def narrow(rank: int, most: int, after: int) -> None:
-    """A device that holds at most so many tokens with their gradients, from a number of passes on."""
+def trouble(stop: StopRequest, *, rank: int, most: int = 10**9, after: int = 0, ends: int = 10**9) -> None:
+    """A device that holds at most so many tokens with their gradients, from a number of passes on.
+
+    Args:
+        stop: of this process.
+        rank: of the process that has the trouble.
+        most: tokens.
+        after: passes that fit whatever they are.
+        ends: passes after which this process alone is asked to end.
+    """
     made = itertools.count()
 
     def part_losses(objective: Any, model: Any, part: Any, examples: Any) -> Any:
-        if torch.is_grad_enabled() and next(made) >= after and part.shape.tokens > most and rank == RANK:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        place = next(made)
+        if rank == RANK:
+            stop.asked = place >= ends
+            if torch.is_grad_enabled() and place >= after and part.shape.tokens > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
         return real_losses(objective, model, part, examples)
 
     passes.part_losses = part_losses
@@ -39,12 +50,15 @@ def narrow(rank: int, most: int, after: int) -> None:
 
 def run(container: Container) -> None:
     """Train one job in this process, and leave how it ended."""
+    stop = StopRequest()
     if (fault := container.root / "fault.json").exists():
-        narrow(**json.loads(fault.read_bytes()))
+        trouble(stop, **json.loads(fault.read_bytes()))
     ticks = itertools.count()
     outcome = "done"
     try:
-        train_together(container, StopRequest(), print, lambda: float(next(ticks)))
+        train_together(container, stop, print, lambda: float(next(ticks)))
+    except Stopped:
+        outcome = "stopped"
     except Exception as error:  # noqa: BLE001  # as the entry point does
         traceback.print_exc()
         outcome = str(classify(error))

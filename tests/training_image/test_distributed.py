@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from real_training import HOLDOUT, ROWS, adapter_bytes, poison, train
+from real_training import HOLDOUT, ROWS, StopAt, adapter_bytes, poison, train
 from safetensors.torch import load_file
 from tiny_jobs import SHORT, environment, make_job
 
 from tuner.contract import Container
+from tuner.signals import Stopped
 
 WEIGHTS = 2e-4
 """Most that an adapter's number may differ: sums over processes are rounded in another order, and Adam divides."""
@@ -53,8 +54,8 @@ def job(
     return container
 
 
-def short_of_memory(container: Container, **fault: int) -> Container:
-    """The job where one process can hold fewer tokens, see `ranks_of_one_job.narrow`."""
+def troubled(container: Container, **fault: int) -> Container:
+    """The job in which one process meets something, see `ranks_of_one_job.trouble`."""
     (container.root / "fault.json").write_text(json.dumps(fault))
     return container
 
@@ -128,15 +129,19 @@ def made(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
             "fsdp, dpo, recomputed": few(
                 "fsdp_dpo", "fsdp", rows=PAIRS, recipe=DPO, gradient_checkpointing=True
             ),
-            "dp, short": short_of_memory(few("short"), rank=1, most=128, after=0),
-            "dp, short later": short_of_memory(few("later"), rank=1, most=128, after=5),
-            "fsdp, short": short_of_memory(few("fsdp_short", "fsdp"), rank=1, most=128, after=0),
+            "dp, short": troubled(few("short"), rank=1, most=128),
+            "dp, short later": troubled(few("later"), rank=1, most=128, after=5),
+            "fsdp, short": troubled(few("fsdp_short", "fsdp"), rank=1, most=128),
+            "dp, stopped": troubled(few("stopped"), rank=1, ends=5),
+            "dp, begun by one": few("begun"),
             "dp, nan": few("dp_nan", base=poisoned, rows=[*ROWS, BAD_ROW]),
             "fsdp, nan": few("fsdp_nan", "fsdp", poisoned, rows=[*ROWS, BAD_ROW]),
         },
     )
     for container in jobs.alone.values():
         train(container)
+    with pytest.raises(Stopped):
+        train(jobs.together["dp, begun by one"], stop=StopAt(12))
     run_together(folder, *jobs.together.values())
     return jobs
 
@@ -191,15 +196,32 @@ def kill_a_rank(agent: subprocess.Popen[str]) -> None:
         ("fsdp, dpo, recomputed", "dpo"),
         ("dp, short", "few"),
         ("dp, short later", "few"),
+        ("dp, begun by one", "few"),
     ],
 )
 def test_two_processes_train_what_one_does(made: Made, name: str, one: str) -> None:
     """At one effective batch the loss curves and the adapter are those of one process, to rounding.
 
-    Also where one of the two runs out of memory, before the first step or later, and all go on in halves.
+    Also where one of the two runs out of memory, before the first step or later, and all go on in halves; and
+    where they go on from a checkpoint of one.
     """
-    container, alone = made.together[name], made.alone[one]
-    assert outcomes(container) == ["done", "done"]
+    assert outcomes(made.together[name]) == ["done", "done"]
+    assert_same_training(made.together[name], made.alone[one])
+
+
+def test_who_is_asked_to_end_ends_all_and_one_may_go_on(made: Made) -> None:
+    """One process's SIGTERM stops both after the same pass; what they left is resumed by one alone."""
+    container = made.together["dp, stopped"]
+    assert outcomes(container) == ["stopped", "stopped"]
+    assert 0 < summary(container)["steps"] < 5
+    lines: list[str] = []
+    train(container, lines.append)
+    assert [line for line in lines if line.startswith("resumed=step-")]
+    assert_same_training(container, made.alone["few"])
+
+
+def assert_same_training(container: Container, alone: Container) -> None:
+    """Curves, tokens and adapter agree to rounding."""
     found, expected = summary(container), summary(alone)
     for curve in ("loss_curve", "eval_curve"):
         assert [step for step, _ in found[curve]] == [step for step, _ in expected[curve]]
