@@ -91,6 +91,15 @@ ROWS = [
         "CODE",
         "FAIL",
     ),
+    (
+        "TRAIN",
+        FAILED_TASK,
+        failed(
+            "AlgorithmError: RANK_LOST: process 1 was ended by SIGKILL from outside (the host's memory, or its hardware), exit code: 1"
+        ),
+        "INTERNAL",
+        "RETRY",
+    ),
     ("TRAIN", FAILED_TASK, failed("AlgorithmError: , exit code: 1"), "CODE", "FAIL"),
     ("TRAIN", FAILED_TASK, failed("AlgorithmError: , exit code: 143"), "INTERNAL", "RETRY"),
     (
