@@ -21,7 +21,7 @@ from dropforge.cli.app import app
 from dropforge_core.identity import DATA_SUFFIXES
 
 ROOT = Path(__file__).parents[2]
-OWN = {"dropforge", "dropforge_core"}
+OWN = {"dropforge", "dropforge_core", "tuner"}
 SHARED = {
     "base_model": "functions/base_model.py",
     "hub": "functions/hub.py",

@@ -1,4 +1,4 @@
-"""Base models are counted from their config alone."""
+"""A base model is computed from its config alone as the library builds it, or bounded, or refused."""
 
 import json
 
