@@ -18,7 +18,8 @@ FAULTS := tests/statemachine/test_paths.py tests/functions/core/test_ladder.py \
   tests/functions/test_diagnose_failure.py tests/functions/test_report_job_state.py \
   tests/training_image/test_failure.py tests/training_image/test_checkpoint.py \
   tests/training_image/test_training_loop.py tests/training_image/test_stopping.py \
-  tests/training_image/test_passes.py tests/training_image/test_unusable_bases.py tests/local/test_lifecycle.py \
+  tests/training_image/test_passes.py tests/training_image/test_unusable_bases.py tests/training_image/test_launch.py \
+  tests/training_image/test_distributed.py tests/local/test_lifecycle.py \
   tests/functions/core/test_slots.py tests/functions/core/test_budget.py tests/functions/test_caps_and_slots.py \
   tests/local/sagemaker/test_fault_plan.py tests/faults
 
