@@ -28,6 +28,7 @@ Unsloth is missing the rest is run and the output says so. All but quick runs ar
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import importlib.util
 import json
@@ -105,6 +106,8 @@ class Asked:
     seed: int
     names: tuple[str, ...]
     mode: str
+    alone: bool
+    """One contestant after the other, as on a GPU."""
 
 
 class Failed(RuntimeError):
@@ -145,8 +148,10 @@ class Runner:
     def step(self) -> None:
         """One optimizer step, or the end."""
         if self.process.stdin:
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
+            # Who was killed while it waited is told by `hear`.
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write("\n")
+                self.process.stdin.flush()
         heard = self.hear()
         if heard["event"] == "done":
             self.peak_bytes = heard["peak_bytes"]
@@ -171,6 +176,8 @@ def start(name: str, workload: Workload, seed: int, pass_tokens: int = 0) -> Run
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            # SFTTrainer refuses a process that sees several.
+            env={"CUDA_VISIBLE_DEVICES": "0", **os.environ},
         )
     return Runner(name, process, log)
 
@@ -203,6 +210,11 @@ def in_turns(names: Sequence[str], workload: Workload, seed: int, say: Say) -> I
                 if runner.is_done:
                     running.remove(runner)
                     yield runner
+                    continue
+                last = runner.steps[-1]
+                say(
+                    f"{runner.name}: {last['useful']} tokens, {last['seconds']:.1f} s, {last['cpu_s']:.1f} s of CPU"
+                )
     finally:
         for runner in running:
             runner.end()
@@ -262,6 +274,8 @@ def make_workload(asked: Asked, folder: Path, device: torch.device) -> Workload:
     else:
         drawn = SHAPES[shape]
         base = random_base(folder / "base", drawn, device)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         rows_per_step = drawn.rows_per_step
         rows = random_rows(drawn, steps * rows_per_step + HOLDOUT)
     return lay_out(
@@ -294,7 +308,7 @@ def measure(asked: Asked, say: Say) -> dict[str, Any]:
         workload = make_workload(asked, Path(scratch), device)
         turns = (
             one_by_one(names, workload, asked.seed, GPU_PASS, say)
-            if cuda
+            if asked.alone
             else in_turns(names, workload, asked.seed, say)
         )
         through: list[Runner] = []
@@ -406,6 +420,7 @@ def main() -> None:
     parser.add_argument(
         "--contestants", help="names, with commas between them; all, or few where it must be quick"
     )
+    parser.add_argument("--alone", action="store_true", help="one after the other, as always on a GPU")
     parser.add_argument(
         "--results", type=Path, help="folder for the document (benchmarks/results; quick: none)"
     )
@@ -424,6 +439,7 @@ def main() -> None:
         seed=given.seed,
         names=names,
         mode="quick" if given.quick else "full",
+        alone=cuda or given.alone,
     )
     say: Say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     document = measure(asked, say)
