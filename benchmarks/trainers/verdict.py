@@ -6,7 +6,7 @@ from typing import Any, Final
 
 PEERS: Final = {
     "trainer_padded": "transformers' Trainer, padded, random order",
-    "trl": "the fastest of TRL's SFTTrainer by length, padding-free and packed",
+    "trl": "TRL's SFTTrainer, the fastest of the settings that ran",
     "trl_as_it_comes": "TRL's SFTTrainer with its own settings",
     "unsloth": "Unsloth under SFTTrainer, padding-free",
 }
@@ -64,7 +64,7 @@ def ratios_of(figures: dict[str, Any], judged: dict[str, Any], *, cuda: bool) ->
     for short, (name, goal) in goals.items():
         if name not in ran:
             continue
-        peer = PEERS[short] + (f": {name}" if short == "trl" else "")
+        peer = PEERS[short] + (f" ({', '.join(settings)}): {name}" if short == "trl" else "")
         key = "best_trl" if short == "trl" else short
         speed = ours["useful_tokens_per_s"] / ran[name]["useful_tokens_per_s"]
         found[f"speed_over_{key}"] = _ratio(speed, goal, speed >= goal, f"{peer}; useful tokens per second")
