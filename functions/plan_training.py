@@ -38,6 +38,8 @@ class Env(Settings):
     model_monthly_cap_usd: float = 0.0
     stack_daily_cap_usd: float = 0.0
     stack_monthly_cap_usd: float = 0.0
+    mlflow_tracking_uri: str = ""
+    """The only MLflow server that is told of runs; empty for none."""
     judge_model_id: str = ""
     """The only model that may judge answers; empty for none."""
 
@@ -71,6 +73,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         catalogue=catalogue(runs),
         measured=measured(ledger),
         cache_instance_type=env.cache_instance_type,
+        mlflow_uri=env.mlflow_tracking_uri,
     )
     if refused:
         made = made.model_copy(update={"fits": False, "within_budget": False, "reason": refused})

@@ -1,27 +1,26 @@
 """WriteReport: one page for people, from everything that the run left in its bucket."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
-from dropforge_core.aws import Bucket, Ledger, ObjectVanished
+from dropforge_core.aws import Bucket, Ledger
 from dropforge_core.contracts import ReportInput, ReportWritten
 from dropforge_core.ladder.cause import instance_of
 from dropforge_core.layout import RunLayout, s3_uri
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Measurement, read_speeds, write_speeds
 from dropforge_core.planning.catalogue import Catalogue
-from dropforge_core.report import RunDocuments, collect, render
+from dropforge_core.report import RunDocuments, render
 from dropforge_core.report.documents import JobFacts
 from dropforge_core.report.measured import measurement
 from dropforge_core.report.spending import actual_cost
 from jobs import Jobs, Kind
 from pricing import catalogue
+from run_documents import gather
 from runtime import Settings, instrumented, logger, now
 
 NOTE_TRIES: Final = 5
@@ -45,23 +44,6 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     if found := measurement(documents, known, now()):
         remember(ledger, found)
     return write(runs, documents).model_dump(mode="json")
-
-
-def gather(bucket: Bucket, order: ReportInput, ledger_message: str) -> RunDocuments:
-    """Read what the run left; whatever is not there stays None."""
-    at = RunLayout(run_id=order.run_id)
-    gate = _read(bucket, at.gate)
-    about = {
-        "run_id": order.run_id,
-        "model": order.model,
-        "status": order.status,
-        "message": order.message or ledger_message,
-        "package_arn": order.package_arn,
-        "bucket": bucket.name,
-        "gate_sha256": hashlib.sha256(gate).hexdigest() if gate else "",
-    }
-    listed = (str(entry["Key"]) for entry in bucket.list(at.training_output))
-    return collect(about, lambda key: _read(bucket, key), lambda key: _stream(bucket, key), listed)
 
 
 def write(bucket: Bucket, documents: RunDocuments) -> ReportWritten:
@@ -129,20 +111,3 @@ def _job_fact(kind: str, name: str, job: Mapping[str, Any], known: Catalogue) ->
         billable_s=round(seconds) * count,
         usd_hour=known.price(instance, kind),
     )
-
-
-def _read(bucket: Bucket, key: str) -> bytes | None:
-    try:
-        return bucket.read(key)
-    except ObjectVanished:
-        return None
-
-
-def _stream(bucket: Bucket, key: str) -> Iterable[bytes] | None:
-    """The object's chunks, or None where there is none; nothing is read before the first chunk is taken."""
-    chunks = bucket.stream(key)
-    try:
-        first = next(chunks, b"")
-    except ObjectVanished:
-        return None
-    return chain((first,), chunks)

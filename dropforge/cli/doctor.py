@@ -125,6 +125,7 @@ def _with(
 def _secrets(deployed: Deployed) -> dict[str, str]:
     given = {
         "the hub's token": deployed.parameters.get("HubTokenSecretArn", ""),
+        "MLflow's token": deployed.parameters.get("MlflowTokenSecretArn", ""),
         "Slack's webhook": deployed.parameters.get("SlackSecretArn", ""),
     }
     return {purpose: arn for purpose, arn in given.items() if arn}

@@ -318,20 +318,25 @@ class Approval(Section):
 
 
 class Tracking(Section):
-    """Where a training job's metrics also go. What they need must be reachable from the job's network."""
+    """Where a run's metrics also go."""
 
     tensorboard: bool = False
     """Event files in the job's output, under `tensorboard/`."""
     mlflow_uri: (
         Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.-]+(:\d+)?(/[\w./-]*)?$")] | None
     ) = None
-    """An MLflow tracking server; its token is the job's `MLFLOW_TRACKING_TOKEN`, never part of a recipe."""
+    """An MLflow tracking server. On SageMaker the stack tells it, where its parameter `MlflowTrackingUri` is the same;
+    a job that has a network tells it live, with the job's `MLFLOW_TRACKING_TOKEN`. No secret is part of a recipe."""
     mlflow_experiment: Annotated[str, StringConstraints(pattern=r"^[\w ./-]{1,128}$")] = "dropforge"
 
     @field_validator("mlflow_uri")
     @classmethod
     def _without_end(cls, value: str | None) -> str | None:
         return None if value is None else value.rstrip("/")
+
+    def may_tell(self, allowed: str) -> bool:
+        """Whether the recipe's server is the one that a stack's owner allows; a function calls no other address."""
+        return bool(allowed) and self.mlflow_uri == allowed.rstrip("/")
 
 
 class Recipe(Section):

@@ -154,6 +154,17 @@ def test_an_architecture_that_nobody_knows_is_planned_as_a_bound(account, start)
 
 
 @pytest.mark.parametrize(
+    ("allowed", "said"), [("https://m.example.org", "is told of the run"), ("", "there is none")]
+)
+def test_the_plan_knows_which_mlflow_server_the_stack_tells(account, start, monkeypatch, allowed, said):
+    """The stack's parameter, not the recipe, says to whom anything is sent; the plan tells what will be."""
+    put_model(account, "sources/tiny/")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", allowed)
+    notes = start("s3://runs/sources/tiny/", tracking={"mlflow_uri": "https://m.example.org"}).notes
+    assert [said in note for note in notes if "MLflow" in note] == [True]
+
+
+@pytest.mark.parametrize(
     ("files", "error", "says"),
     [
         ({}, BaseModelUnavailable, "nothing under"),

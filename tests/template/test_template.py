@@ -150,6 +150,7 @@ def test_no_event_is_lost() -> None:
         "ModelPackageStateChange",
         "ExecutionStateChange",
         "RunEvent",
+        "RunEnded",
     }
     for name, rule in _rules().items():
         assert rule["DeadLetterConfig"] == {"Arn": queue}, name
@@ -230,7 +231,8 @@ def _sagemaker(detail_type: str) -> dict[str, Any]:
         (_execution("FAILED", machine="arn:aws:states:eu-west-1:123456789012:stateMachine:another"), set()),
         # A child of a Map ends; its run goes on.
         (_execution("FAILED", machine={"Fn::Sub": "${FineTuneStateMachine}/SurveyParts"}), set()),
-        ({"source": "dropforge", "detail-type": "RunEnded", "detail": {}}, {"RunEvent"}),
+        ({"source": "dropforge", "detail-type": "RunEnded", "detail": {}}, {"RunEvent", "RunEnded"}),
+        ({"source": "dropforge", "detail-type": "RunPlanned", "detail": {}}, {"RunEvent"}),
         ({"source": "another", "detail-type": "RunEnded", "detail": {}}, set()),
     ],
 )
@@ -241,7 +243,10 @@ def test_rules_hear_what_is_theirs(event: dict[str, Any], heard_by: set[str]) ->
 
 def test_only_events_of_runs_come_over_the_stacks_bus() -> None:
     """AWS services speak on the default bus, and the stack on its own."""
-    assert [name for name, rule in _rules().items() if "EventBusName" in rule] == ["RunEvent"]
+    assert [name for name, rule in _rules().items() if "EventBusName" in rule] == [
+        "RunEvent",
+        "RunEnded",
+    ]
 
 
 def test_every_function_is_watched_by_an_alarm_that_may_be() -> None:
@@ -323,6 +328,9 @@ def test_every_parameter_is_explained_and_grouped() -> None:
         ("NotificationEmail", "ml-team@example.com", "ml-team"),
         ("SlackSecretArn", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:slack-AbCdEf", "xoxb-1"),
         ("HubTokenSecretArn", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:hub-AbCdEf", "hf_1"),
+        ("MlflowTrackingUri", "https://mlflow.example.org:8443/team", "http://mlflow.example.org"),
+        ("MlflowTrackingUri", "http://127.0.0.1:5000", "https://me:pw@mlflow.example.org"),
+        ("MlflowTokenSecretArn", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:mlflow-AbCdEf", "tok"),
         ("BaseModelBucketName", "my-models", "s3://my-models"),
         ("CacheInstanceType", "ml.m5.xlarge", "ml.g5.xlarge"),
     ],

@@ -75,6 +75,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     catalogue: Catalogue | None = None,
     measured: Iterable[Speed] = (),
     cache_instance_type: str = "",
+    mlflow_uri: str | None = None,
 ) -> Plan:
     """The plan of a run.
 
@@ -92,6 +93,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         catalogue: GPUs and prices; None takes the table of this version.
         measured: finished runs, from which the speed of a type is learned.
         cache_instance_type: of the job that fetches a base model that is not cached yet.
+        mlflow_uri: the only server that the stack tells of runs; empty for none, None where it is not known.
 
     Raises:
         BaseModelUnsuitable: when adapter.targets names no layer of this model.
@@ -170,7 +172,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         spend_limit_usd=limit,
         evaluation_reserve_usd=reserve,
         approval_expires_s=round(recipe.approval.expires_hours * 3600),
-        notes=tuple(_notes(work, evaluation, caching, chosen)),
+        notes=(*_notes(work, evaluation, caching, chosen), *_tracking_notes(recipe, mlflow_uri), *NOTES),
         options=tuple(one.option for one in judged),
         cheapest=cheapest.instance_type if cheapest else None,
         fastest=fastest.instance_type if fastest else None,
@@ -225,12 +227,6 @@ def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Jud
             f"No finished run of this stack tells how fast {chosen.option.instance_type} trains a model of this "
             "size, so the interval is wide."
         )
-    if work.recipe.tracking.mlflow_uri:
-        yield (
-            "Training jobs are started with network isolation, which SageMaker enforces: the MLflow server of "
-            "tracking.mlflow_uri hears nothing there, and the job's log says so once. tracking.tensorboard needs no "
-            "network."
-        )
     yield from sampling_notes(work.recipe, work.dataset.rows_eval)
     if judge := work.recipe.evaluation.judge:
         usd = judge_usd(work)
@@ -238,7 +234,29 @@ def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Jud
             f"The judge {judge.model} costs about ${usd.expected:.2f} and at most ${usd.high:.2f} at the recipe's prices, "
             "which is in the price of the evaluation."
         )
-    yield from NOTES
+
+
+def _tracking_notes(recipe: Recipe, allowed: str | None) -> Iterator[str]:
+    """Who tells an MLflow server of the run. On SageMaker the job itself can't: it has no network."""
+    if recipe.tracking.mlflow_uri is None:
+        return
+    if allowed is None:
+        yield (
+            "On SageMaker, MLflow is told of the run when it has ended, by the stack, if tracking.mlflow_uri is the "
+            "server of the stack's parameter MlflowTrackingUri; the job itself has no network."
+        )
+    elif recipe.tracking.may_tell(allowed):
+        yield (
+            "The MLflow server of tracking.mlflow_uri is told of the run when it has ended, by the stack; on "
+            "SageMaker the job itself has no network."
+        )
+    else:
+        yield (
+            "The stack tells the MLflow server of tracking.mlflow_uri nothing, as "
+            + ("it is not the one" if allowed else "there is none")
+            + " in the stack's parameter MlflowTrackingUri; on SageMaker the job itself has no network. "
+            "tracking.tensorboard needs none."
+        )
 
 
 def _judge(

@@ -219,8 +219,20 @@ def test_a_source_s_revision_is_its_content_s():
         source_revision([])
 
 
-def test_a_tracking_server_that_training_can_t_reach_is_told(make_plan):
-    """Jobs have no network: the plan says that MLflow hears nothing, and says it of no other recipe."""
-    asked = make_plan({"tracking": {"mlflow_uri": "https://mlflow.example.org"}})
-    assert [note for note in asked.notes if "tracking.mlflow_uri hears nothing" in note]
-    assert not [note for note in make_plan({"tracking": {"tensorboard": True}}).notes if "network" in note]
+@pytest.mark.parametrize(
+    ("allowed", "said"),
+    [
+        ("https://mlflow.example.org/", "is told of the run when it has ended"),
+        ("https://mlflow.example.org:443", "nothing, as it is not the one in the stack's parameter"),
+        ("", "nothing, as there is none in the stack's parameter"),
+        (None, "if tracking.mlflow_uri is the server of the stack's parameter"),
+    ],
+)
+def test_who_tells_a_tracking_server_stands_in_the_plan(make_plan, allowed, said):
+    """Jobs have no network: the stack tells the server that its owner allows, and no other; other recipes need no note."""
+    asked = make_plan(
+        {"tracking": {"mlflow_uri": "https://mlflow.example.org"}}, known={"mlflow_uri": allowed}
+    )
+    assert [said in note for note in asked.notes if "network" in note] == [True]
+    silent = make_plan({"tracking": {"tensorboard": True}}, known={"mlflow_uri": allowed})
+    assert not [note for note in silent.notes if "network" in note]
