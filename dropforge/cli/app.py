@@ -272,12 +272,15 @@ def push(  # noqa: PLR0913  # one parameter an option
 def local_up(
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.")] = 4566,
     fast: Annotated[bool, typer.Option("--fast", help="A tiny model as the default base.")] = False,
+    mlflow_uri: Annotated[
+        str, typer.Option("--mlflow-uri", help="The MLflow server that recipes may name.")
+    ] = "",
     stack: StackName = DEFAULT_NAME,
 ) -> None:
     """Serve the local AWS in the foreground; ^C stops everything."""
     from dropforge.cli import local
 
-    raise typer.Exit(local.up(stack, port=port, fast=fast, terminal=Terminal()))
+    raise typer.Exit(local.up(stack, port=port, fast=fast, mlflow_uri=mlflow_uri, terminal=Terminal()))
 
 
 @local_app.command("run")

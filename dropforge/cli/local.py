@@ -68,7 +68,7 @@ def speaking_to(env: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def local_stack(*, port: int | None, fast: bool, terminal: Terminal) -> Iterator[Any]:
+def local_stack(*, port: int | None, fast: bool, terminal: Terminal, mlflow_uri: str = "") -> Iterator[Any]:
     """The local AWS with the template deployed, for as long as the block lasts.
 
     The first SIGINT or SIGTERM leaves the block in order; a second one is Python's own, immediate.
@@ -85,7 +85,7 @@ def local_stack(*, port: int | None, fast: bool, terminal: Terminal) -> Iterator
     with interruptible():
         try:
             with _starting(terminal) as tell:
-                running = start(port=port, fast=fast, on_progress=tell)
+                running = start(port=port, fast=fast, on_progress=tell, mlflow_uri=mlflow_uri)
         except (LocalStackFailed, DeploymentFailed, PreparationFailed) as error:
             raise CommandFailed(str(error), RUN_FAILED) from error
         try:
@@ -115,10 +115,10 @@ def _starting(terminal: Terminal) -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
-def up(name: str, *, port: int, fast: bool, terminal: Terminal) -> int:
+def up(name: str, *, port: int, fast: bool, mlflow_uri: str, terminal: Terminal) -> int:
     """Serve until ^C or SIGTERM, then stop everything."""
     try:
-        with local_stack(port=port or None, fast=fast, terminal=terminal) as running:
+        with local_stack(port=port or None, fast=fast, terminal=terminal, mlflow_uri=mlflow_uri) as running:
             stack = Stack.find(name)
             env = running.env()
             ready = Ready.of(stack, env["AWS_ENDPOINT_URL"], env["AWS_DEFAULT_REGION"])

@@ -1,6 +1,7 @@
 """Deploys the real template through the CloudFormation API, as `sam deploy` does."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,25 @@ _GOOD: Final = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE"})
 
 class DeploymentFailed(RuntimeError):
     """The stack could not be created. The message names each resource that failed, and why."""
+
+
+def check(path: Path, parameters: Mapping[str, str]) -> None:
+    """Refuse a value that CloudFormation would, before anything is made.
+
+    Args:
+        path: template.yaml.
+        parameters: only `AllowedPattern` is looked at; those that the template does not have are left out.
+
+    Raises:
+        DeploymentFailed: with the parameter, and what it should be.
+    """
+    known = template.load(path).get("Parameters", {})
+    for name, value in parameters.items():
+        rules = known.get(name, {})
+        pattern = rules.get("AllowedPattern")
+        if pattern and not re.fullmatch(pattern, value):
+            wanted = rules.get("ConstraintDescription") or f"text that matches {pattern}"
+            raise DeploymentFailed(f"{name} can't be {value[:100]!r}; it should be: {wanted}")
 
 
 def deploy(

@@ -19,7 +19,7 @@ import yaml
 from botocore.config import Config
 
 from dropforge.local import base_models
-from dropforge.local.deploy import STACK, deploy
+from dropforge.local.deploy import STACK, check, deploy
 from dropforge.local.engine import ACCESS_KEY, ACCOUNT, REGION, Settings, aws_variables
 
 ROOT: Final = Path(__file__).parents[2]
@@ -180,12 +180,14 @@ class LocalStack:
         self.close()
 
 
-def start(
+def start(  # noqa: PLR0913  # one setting of the engine or the stack each
     port: int | None = None,
     fast: bool = False,
     state_dir: Path | None = None,
     on_progress: Progress = lambda _what, _share: None,
     stopped_job: Literal["fails", "succeeds"] = "fails",
+    *,
+    mlflow_uri: str = "",
 ) -> LocalStack:
     """Start the engine, deploy template.yaml, seed the base model of the demo recipe.
 
@@ -195,21 +197,24 @@ def start(
         state_dir: keeps logs, jobs and mails; a temporary folder, removed on close, where None.
         on_progress: told what goes on, from more than one thread.
         stopped_job: what Step Functions makes of a job that ended Stopped.
+        mlflow_uri: the stack's `MlflowTrackingUri`; empty for none.
 
     Raises:
         LocalStackFailed: the engine did not start.
         DeploymentFailed: the template could not be deployed.
         PreparationFailed: the base model could not be made.
     """
-    temporary = state_dir is None
-    folder = Path(tempfile.mkdtemp(prefix="dropforge-local-")) if state_dir is None else state_dir.resolve()
-    settings = Settings(str(folder), str(ROOT / "training_image" / "Dockerfile"), port, stopped_job)
     bucket = run_bucket()
     parameters = {
         "ImageUri": IMAGE,
         "DefaultRecipe": default_recipe(RECIPES / ("demo-fast.yaml" if fast else "demo.yaml"), bucket),
         "NotificationEmail": EMAIL,
+        "MlflowTrackingUri": mlflow_uri,
     }
+    check(ROOT / "template.yaml", parameters)
+    temporary = state_dir is None
+    folder = Path(tempfile.mkdtemp(prefix="dropforge-local-")) if state_dir is None else state_dir.resolve()
+    settings = Settings(str(folder), str(ROOT / "training_image" / "Dockerfile"), port, stopped_job)
     engine: Engine | None = None
     try:
         with ThreadPoolExecutor(max_workers=1) as beside:

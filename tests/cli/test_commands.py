@@ -20,6 +20,13 @@ def test_valid_data_ends_with_0(dropforge, rows):
     assert (said.code, said.document["valid"], said.document["rows"]) == (0, True, 24)
 
 
+def test_an_mlflow_server_that_is_not_safe_starts_no_local_aws(dropforge):
+    """Plain http to another machine is refused with the form that is taken, before anything is started."""
+    said = dropforge("local", "up", "--mlflow-uri", "http://mlflow.example.org")
+    assert said.code == 5
+    assert "MlflowTrackingUri can't be 'http://mlflow.example.org'" in said.err
+
+
 def test_every_fault_is_listed_with_its_line(dropforge, rows):
     """Two broken rows are two faults with file and line, and the status is 1."""
     lines = rows.read_text().splitlines()

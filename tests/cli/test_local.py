@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from stub_mlflow import stub_mlflow
 
 pytestmark = pytest.mark.e2e
 
@@ -41,10 +43,17 @@ def broken(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def up():
+def mlflow():
+    """A tracking server beside the local AWS."""
+    with stub_mlflow() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def up(mlflow):
     """`dropforge local up --fast` in the foreground of another process, and its first line."""
     process = subprocess.Popen(
-        [BIN / "dropforge", "local", "up", "--fast", "--port", "0"],
+        [BIN / "dropforge", "local", "up", "--fast", "--port", "0", "--mlflow-uri", mlflow.url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,9 +77,12 @@ def env(up):
 
 
 @pytest.fixture(scope="module")
-def registered(up, env):
-    """The run of a good file, uploaded with the plain AWS command line, at its end."""
+def registered(up, env, mlflow, tmp_path_factory):
+    """The run of a good file, uploaded with the plain AWS command line, at its end; its recipe names the server."""
     place = f"s3://{up[1]['buckets']['datasets']}/datasets/addresses/"
+    recipe = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    recipe.write_text(f"tracking: {{mlflow_uri: '{mlflow.url}'}}\n")
+    assert call("aws", "s3", "cp", recipe, place, env=env).returncode == 0
     assert call("aws", "s3", "cp", GOOD, place, env=env).returncode == 0
     return ended(env, "addresses", 1)
 
@@ -125,6 +137,22 @@ def test_the_plain_aws_command_line_shows_it(up, env, registered):
         "aws", "logs", "describe-log-streams", "--log-group-name", "/aws/sagemaker/TrainingJobs", env=env
     )
     assert run_id in logs.stdout
+
+
+def test_mlflow_hears_of_it_though_the_job_has_no_network(registered, mlflow):
+    """One run in the recipe's experiment, told by the stack's own function, with curves and verdict, no value twice."""
+    for _ in range(300):
+        if any(path == "runs/update" for path, _ in mlflow.said):
+            break
+        time.sleep(0.2)
+    assert list(mlflow.experiments) == ["dropforge"]
+    (told,) = mlflow.runs.values()
+    assert told["status"] == "FINISHED"
+    assert told["tags"]["dropforge.run_id"] == registered[1]["run"]["run_id"]
+    assert told["tags"]["dropforge.verdict"] == "PASS"
+    values = [(metric["key"], metric["step"]) for metric in told["metrics"]]
+    assert len(values) == len(set(values))
+    assert [step for key, step in values if key == "loss"] == list(range(1, 31))
 
 
 def test_the_same_content_again_trains_nothing(up, env, registered):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_stack import SAMPLE
 
-from dropforge.local import stack, template
+from dropforge.local import deploy, stack, template
 from dropforge.local.email_outbox import DEFAULT_SUBJECT, Outbox
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,15 @@ def test_the_default_recipe_fits_its_parameter() -> None:
         assert given_text["base_model"].startswith("s3://the-bucket/sources/")
         assert {**given_text, "base_model": said["base_model"]} == said
         assert len(text) <= template.load(ROOT / "template.yaml")["Parameters"]["DefaultRecipe"]["MaxLength"]
+
+
+def test_a_value_that_cloudformation_would_refuse_is_refused_first() -> None:
+    """The template's own patterns and words; nothing is started for a stack that could not be."""
+    deploy.check(ROOT / "template.yaml", {"MlflowTrackingUri": "http://127.0.0.1:5000", "NoParameter": "x"})
+    with pytest.raises(
+        deploy.DeploymentFailed, match=r"MlflowTrackingUri can't be 'http://elsewhere'.*https"
+    ):
+        stack.start(mlflow_uri="http://elsewhere")
 
 
 def test_a_renamed_run_bucket_is_noticed() -> None:
