@@ -13,6 +13,9 @@ FAULTS = [
     {"fault": "hang", "job": "Processing", "name": "slowcopy"},
     {"fault": "capacity", "name": "nospace", "times": 99},
     {"fault": "out_of_memory", "name": "toolarge", "times": 99},
+    {"fault": "no_spot", "name": "luckless"},
+    {"fault": "time_limit", "name": "luckless"},
+    {"fault": "fail", "name": "hotrate", "said": "NAN_LOSS: the loss of step 3 is not a number"},
 ]
 CAPACITY_TYPES = ["ml.g6.xlarge", "ml.g5.xlarge"]
 MEMORY_TYPES = ["ml.g6.xlarge", "ml.g6e.xlarge"]
@@ -20,7 +23,7 @@ MEMORY_TYPES = ["ml.g6.xlarge", "ml.g6e.xlarge"]
 
 @pytest.fixture(scope="module")
 def seen():
-    """One stack in which all three go wrong at once."""
+    """One stack in which all of them go wrong at once."""
     with start(fast=True) as stack:
         watched = Watched(stack)
         watched.plan_faults(FAULTS)
@@ -38,6 +41,8 @@ def seen():
             "toolarge",
             f"compute: {{instance_types: [{', '.join(MEMORY_TYPES)}]}}\ntraining: {{max_seq_len: 512}}\n",
         )
+        watched.upload("luckless", "compute: {instance_types: [ml.g6.xlarge]}\n")
+        watched.upload("hotrate")
         yield watched
 
 
@@ -70,6 +75,26 @@ def test_where_no_type_has_capacity_each_is_tried_and_the_last_on_demand(seen):
     assert "rung_04" not in ended
 
 
+def test_spot_that_never_comes_is_followed_by_on_demand_and_a_limit_without_adapter_by_the_end(seen):
+    """The same type on demand, which the cap pays; a job that reached its limit before it saved anything is not repeated."""
+    ended = eventually(lambda: seen.ended("luckless"), "the end of the ladder")
+    assert ended["status"] == "FAILED_CAPACITY"
+    jobs = seen.jobs("luckless")
+    assert [(one["EnableManagedSpotTraining"], one["SecondaryStatus"]) for one in jobs] == [
+        (True, "MaxWaitTimeExceeded"),
+        (False, "MaxRuntimeExceeded"),
+    ]
+    assert "on demand" in ended["rung_01"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_once(seen):
+    """Trying again would not help, so there is one job, and the person is told what to change."""
+    ended = eventually(lambda: seen.ended("hotrate"), "the end of the run")
+    assert ended["status"] == "FAILED_CODE"
+    assert len(seen.jobs("hotrate")) == 1
+    assert "learning_rate" in ended["message"]
+
+
 def test_memory_that_never_suffices_halves_and_grows_in_turns_and_ends(seen):
     """Half the micro-batch at the same effective batch, then the larger GPU; checkpoints are shared, names are not."""
     ended = eventually(lambda: seen.ended("toolarge"), "the end of the ladder")
@@ -82,5 +107,6 @@ def test_memory_that_never_suffices_halves_and_grows_in_turns_and_ends(seen):
     assert len({one["TrainingJobName"] for one in jobs}) == len(jobs)
     assert len({one["CheckpointConfig"]["S3Uri"] for one in jobs}) == 1
     eventually(lambda: seen.ended("slowcopy"), "the other run")
-    eventually(lambda: seen.ended("nospace"), "the other run")
-    seen.assert_all_money_is_settled(runs=3)
+    for other in ("nospace", "luckless", "hotrate"):
+        eventually(lambda model=other: seen.ended(model), "the other runs")
+    seen.assert_all_money_is_settled(runs=5)

@@ -27,10 +27,23 @@ class PlannedFault(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fault: Literal["throttle", "quota", "capacity", "internal", "out_of_memory", "kill", "hang"]
-    """`throttle` and `quota` refuse the call; `capacity` and `internal` fail the job at its start;
-    `out_of_memory` fails a training job that asks for larger micro-batches than `micro_batch_tokens`; `kill` takes a
-    spot machine away, without a word, when the trainer has told step `step`; `hang` starts nothing and never ends."""
+    fault: Literal[
+        "throttle",
+        "quota",
+        "capacity",
+        "internal",
+        "out_of_memory",
+        "fail",
+        "no_spot",
+        "time_limit",
+        "kill",
+        "hang",
+    ]
+    """`throttle` and `quota` refuse the call; `capacity` and `internal` fail the job at its start; `out_of_memory`
+    fails a training job that asks for larger micro-batches than `micro_batch_tokens`, and `fail` one with what the
+    container would have said (`said`); `no_spot` stops a spot job that waited too long for its machine, and `time_limit`
+    one at its time limit, before it saved anything; `kill` takes a spot machine away, without a word, when the trainer
+    has told step `step`; `hang` starts nothing and never ends."""
     job: Word = "Training"
     name: str = ""
     """Part of the names of the jobs that it is for; empty for all."""
@@ -41,6 +54,8 @@ class PlannedFault(BaseModel):
     at_most: int | None = None
     """Of `quota`: jobs of this kind that may be in progress; then neither `times` nor `seconds` counts."""
     micro_batch_tokens: int = 0
+    said: str = "CODE: as planned"
+    """First line of the container's failure file."""
     step: int = 1
 
 
@@ -87,6 +102,12 @@ class FaultPlan:
                 raise JobFailed("InternalServerError: We encountered an internal error. Please try again.")
             case "out_of_memory":
                 raise JobFailed.algorithm("OOM_GPU: CUDA out of memory, as planned", 1)
+            case "fail":
+                raise JobFailed.algorithm(found.said if found else "", 1)
+            case "no_spot":
+                self._halt(job, Halt.MAX_WAIT)
+            case "time_limit":
+                self._halt(job, Halt.MAX_RUNTIME)
             case "hang":
                 self._hang(word, job)
 
@@ -111,6 +132,11 @@ class FaultPlan:
                 ):
                     job.control.limit(Halt.INTERRUPTED, 0.0)
                     return
+
+    @staticmethod
+    def _halt(job: Job, reason: Halt) -> None:
+        job.control.limit(reason, 0.0)
+        job.halt_if_asked()
 
     def _hang(self, word: Word, job: Job) -> None:
         job.move(secondary="Training" if word == "Training" else None, message="Training in progress.")
@@ -153,7 +179,9 @@ class FaultPlan:
         if fault.fault == "out_of_memory":
             asked = int(request.get("HyperParameters", {}).get("micro_batch_tokens", 0))
             return asked > fault.micro_batch_tokens
-        return fault.fault in {"capacity", "internal", "hang"}
+        if fault.fault == "no_spot":
+            return bool(request.get("EnableManagedSpotTraining"))
+        return fault.fault in {"capacity", "internal", "fail", "time_limit", "hang"}
 
 
 class _Plan(BaseModel):

@@ -56,6 +56,26 @@ def test_a_quota_of_one_lets_one_in_at_a_time(lab, plan):
     assert lab.ended("Training", "second")["TrainingJobStatus"] == "Completed"
 
 
+def test_ends_are_those_of_sagemaker(lab, plan):
+    """A machine that never came, a limit that was reached, and what a container says, each once; then a job runs."""
+    plan(
+        {"fault": "no_spot"},
+        {"fault": "time_limit"},
+        {"fault": "fail", "said": "NAN_LOSS: as planned"},
+    )
+    image = lab.image(QUICK)
+    spot = {
+        "EnableManagedSpotTraining": True,
+        "StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 90},
+    }
+    expected = ["MaxRuntimeExceeded", "Failed", "MaxWaitTimeExceeded", "Completed"]
+    for number, (status, members) in enumerate(zip(expected, ({}, {}, spot, spot), strict=True)):
+        lab.train(image, f"job{number}", **members)
+        ended = lab.ended("Training", f"job{number}")
+        assert ended["SecondaryStatus"] == status
+    assert lab.describe("Training", "job1")["FailureReason"].startswith("AlgorithmError: NAN_LOSS: as planned")
+
+
 def test_a_quota_for_a_time_comes_back(tmp_path):
     """It refuses from its first refusal on for as long as planned, however often it is asked."""
     path, now = tmp_path / "faults.json", [100.0]
