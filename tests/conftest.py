@@ -4,12 +4,19 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 from moto.server import ThreadedMotoServer
 
 # Before any test module is read: how long an example takes is the machine's affair.
 settings.register_profile("dropforge", deadline=None)
 settings.load_profile("dropforge")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage is counted on examples alone: it makes thousands of drawn cases take three times as long."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")
