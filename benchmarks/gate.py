@@ -24,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+# The scripts beside this one come last: their names are not to hide a library's.
+sys.path.append(sys.path.pop(0))
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 
 from dropforge_core.gate.statistics import (

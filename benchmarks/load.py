@@ -13,9 +13,13 @@ import platform
 import statistics
 import sys
 import time
+from typing import Any
+
+# The scripts beside this one come last: their names are not to hide a library's.
+sys.path.append(sys.path.pop(0))
+
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes
-from typing import Any
 
 from dropforge.local.stack import LocalStack, start
 

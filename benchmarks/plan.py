@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+# The scripts beside this one come last: their names are not to hide a library's.
+sys.path.append(sys.path.pop(0))
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 
 from dropforge_core.contracts import DatasetFacts, Interval

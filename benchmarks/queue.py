@@ -29,6 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+# The scripts beside this one come last: their names are not to hide a library's.
+sys.path.append(sys.path.pop(0))
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 
 from dropforge_core.budget import Caps, Reservation, accounts, reserving, settling

@@ -37,7 +37,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import torch
-from train import read_examples, seal
+from trainers.workload import example_rows, seal
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dropforge.local.base_models import prepare
@@ -143,7 +143,7 @@ def random_base(folder: Path, source: Path) -> Path:
 
 def task_of(base: Path, *, quick: bool) -> Task:
     own, peer = (load_base(base, "none", torch.device("cpu")) for _ in range(2))
-    rows = read_examples(system=True)[:PROMPTS]
+    rows = example_rows()[:PROMPTS]
     prompts = [own.codec.prompt(row.messages[:-1]) for row in rows]
     limits = [QUICK_LIMITS[i % len(QUICK_LIMITS)] if quick else LIMIT for i in range(PROMPTS)]
     return Task(prompts, limits, own, peer)

@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+# The scripts beside this one come last: their names are not to hide a library's.
+sys.path.append(sys.path.pop(0))
 # This process only starts others: what it imported would count in their peak of memory.
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
