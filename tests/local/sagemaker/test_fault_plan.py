@@ -73,7 +73,9 @@ def test_ends_are_those_of_sagemaker(lab, plan):
         lab.train(image, f"job{number}", **members)
         ended = lab.ended("Training", f"job{number}")
         assert ended["SecondaryStatus"] == status
-    assert lab.describe("Training", "job1")["FailureReason"].startswith("AlgorithmError: NAN_LOSS: as planned")
+    assert lab.describe("Training", "job1")["FailureReason"].startswith(
+        "AlgorithmError: NAN_LOSS: as planned"
+    )
 
 
 def test_a_quota_for_a_time_comes_back(tmp_path):
