@@ -1,11 +1,14 @@
 """One AWS over HTTP for every test that asks for S3, DynamoDB and the like, emptied before each module."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from threading import Lock, Thread
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import is_hypothesis_test, settings
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
 
 # Before any test module is read: how long an example takes is the machine's affair.
 settings.register_profile("dropforge", deadline=None)
@@ -19,14 +22,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("no_cover")
 
 
+class Isolated:
+    """The AWS of the tests, which takes DynamoDB's requests one after the other.
+
+    DynamoDB checks a condition and writes, or writes a whole transaction, with nobody in between. Moto's threads
+    let others in between, so that of two writers under the same condition both may win.
+    """
+
+    def __init__(self) -> None:
+        self._aws = DomainDispatcherApplication(create_backend_app)
+        self._one_at_a_time = Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if not environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
+            return self._aws(environ, start_response)
+        with self._one_at_a_time:
+            return list(self._aws(environ, start_response))
+
+
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[str]:
     """The endpoint. All servers in a process would share one state, so there is only this one."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    server = make_server("127.0.0.1", 0, Isolated(), threaded=True, request_handler=MotoRequestHandler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -131,15 +131,15 @@ def test_patience_ends():
 
 
 def test_runs_that_reserve_stay_within_every_cap(account):
-    """Twelve ask for 3 dollars of a day's 10: three get it, the others are told what is left, and no other cap moves."""
+    """Twelve at once ask for 3 dollars of a day's 10: three get it, the others hear what is left, no other cap moves."""
     caps = Caps(stack_day_usd=10, model_month_usd=100)
     purse = Purse("runs")
 
     def one(number):
         return reserve(purse, run_id=run_id(number), model="m", limit_usd=3.0, caps=caps, at=NOON)
 
-    # One after the other: that transactions are isolated is DynamoDB's word, which its stand-in here does not keep.
-    answers = [one(number) for number in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(one, range(12)))
     assert answers.count("") == 3
     assert purse.taken("SPENT#stack#2026-03-01") == purse.taken("SPENT#model#m#2026-03") == 9_000_000
     assert all("daily cap of the stack, $10.00, $1.00 are left" in said for said in answers if said)
