@@ -275,22 +275,22 @@ def local_up(
     mlflow_uri: Annotated[
         str, typer.Option("--mlflow-uri", help="The MLflow server that recipes may name.")
     ] = "",
-    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
 ) -> None:
-    """Serve the local AWS in the foreground; ^C stops everything."""
+    """Serve the local AWS in the foreground; ^C stops everything. Its one line on stdout is JSON always."""
     from dropforge.cli import local
 
-    raise typer.Exit(local.up(stack, port=port, fast=fast, mlflow_uri=mlflow_uri, terminal=Terminal()))
+    terminal = Terminal(as_json=as_json)
+    raise typer.Exit(local.up(port=port, fast=fast, mlflow_uri=mlflow_uri, terminal=terminal))
 
 
 @local_app.command("run")
-def local_run(  # noqa: PLR0913  # one parameter an option
+def local_run(
     paths: DataPaths,
     *,
     model: Model,
     recipe: RecipePath = None,
     fast: Annotated[bool, typer.Option("--fast", help="A tiny model: about a minute.")] = False,
-    stack: StackName = DEFAULT_NAME,
     as_json: Json = False,
 ) -> None:
     """Start the local AWS, upload, follow the run to its end, show the result, stop.
@@ -307,7 +307,7 @@ def local_run(  # noqa: PLR0913  # one parameter an option
         )
         found = found.model_copy(update={"recipe": None})
     try:
-        told = local.run(stack, found, model=model, fast=fast, terminal=terminal)
+        told = local.run(found, model=model, fast=fast, terminal=terminal)
     except KeyboardInterrupt:
         raise typer.Exit(RUN_FAILED) from None
     terminal.result(told, summary.render(told))
@@ -503,4 +503,8 @@ def main() -> None:
         sys.exit(failed.code)
     except (ClientError, BotoCoreError) as error:
         Terminal().note(f"AWS refused: {error}", "red")
+        sys.exit(USAGE)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        Terminal().note(f"{where}{error.strerror or error}.", "red")
         sys.exit(USAGE)

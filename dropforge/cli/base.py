@@ -93,10 +93,12 @@ def _demo_model(note: Callable[[str], None]) -> Found:
     from dropforge.local import base_models  # noqa: PLC0415
     from dropforge.local.stack import cache_dir  # noqa: PLC0415
 
+    def tell(what: str, share: float) -> None:
+        if share < 1:
+            note(what)
+
     try:
-        folder = base_models.prepare(
-            fast=False, cache_dir=cache_dir(), on_progress=lambda _what, _share: None
-        )
+        folder = base_models.prepare(fast=False, cache_dir=cache_dir(), on_progress=tell)
     except base_models.PreparationFailed as error:
         raise CommandFailed(
             f"The recipe names no base model, and the demo's can't be had: {error} Name one with --base-config.",

@@ -9,13 +9,14 @@ from email.policy import default
 from pathlib import Path
 from typing import Any, Final
 
+from botocore.utils import get_environ_proxies
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
 
 from dropforge.cli.console import OK, RUN_FAILED, CommandFailed, Terminal
 from dropforge.cli.files import DataFiles
 from dropforge.cli.follow import follow
 from dropforge.cli.interrupt import interruptible
-from dropforge.cli.stack import Stack
+from dropforge.cli.stack import DEFAULT_NAME, Stack
 from dropforge.cli.summary import RunSummary, download_report, read_summary
 from dropforge.cli.upload import plan_upload, upload
 from dropforge.cli.watch import wait_for_run
@@ -23,6 +24,17 @@ from dropforge_core import aws
 from dropforge_core.model import Frozen
 
 REPOSITORY: Final = Path(__file__).parents[2]
+LOOPBACK: Final = "127.0.0.1"
+ASTRAY: Final = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+)
+"""Settings meant for real accounts that would lead requests away from the local AWS, or end them."""
+ENDPOINTS: Final = "AWS_ENDPOINT_URL"
+"""Also the beginning of the names that send single services elsewhere."""
+PROXY: Final = ("NO_PROXY", "no_proxy")
 
 
 class Ready(Frozen):
@@ -51,20 +63,35 @@ class Ready(Frozen):
 
 
 @contextmanager
-def speaking_to(env: Mapping[str, str]) -> Iterator[None]:
-    """Point this process's AWS clients at another place, and back again."""
+def speaking_to(env: Mapping[str, str | None]) -> Iterator[None]:
+    """Point the AWS clients of this process and its children at another place, and back again; None takes a name away."""
     before = {name: os.environ.get(name) for name in env}
-    os.environ.update(env)
+    _set(env)
     aws.client.cache_clear()
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
         aws.client.cache_clear()
+
+
+def _set(env: Mapping[str, str | None]) -> None:
+    for name, value in env.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def undisturbed(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """What to change of an environment so that nothing comes between a client and the local AWS.
+
+    Not a profile, a service's own endpoint or a proxy, and no file of `~/.aws`.
+    """
+    astray = [name for name in environ if name in ASTRAY or name.startswith(ENDPOINTS)]
+    files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    around = {name: ",".join(filter(None, (environ.get(name), LOOPBACK))) for name in PROXY}
+    return {**dict.fromkeys(astray), **files, **around}
 
 
 @contextmanager
@@ -82,7 +109,7 @@ def local_stack(*, port: int | None, fast: bool, terminal: Terminal, mlflow_uri:
     from dropforge.local.deploy import DeploymentFailed  # noqa: PLC0415
     from dropforge.local.stack import LocalStackFailed, start  # noqa: PLC0415
 
-    with interruptible():
+    with interruptible(), speaking_to(undisturbed(os.environ)):
         try:
             with _starting(terminal) as tell:
                 running = start(port=port, fast=fast, on_progress=tell, mlflow_uri=mlflow_uri)
@@ -115,23 +142,34 @@ def _starting(terminal: Terminal) -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
-def up(name: str, *, port: int, fast: bool, mlflow_uri: str, terminal: Terminal) -> int:
+def up(*, port: int, fast: bool, mlflow_uri: str, terminal: Terminal) -> int:
     """Serve until ^C or SIGTERM, then stop everything."""
+    elsewhere = _elsewhere(os.environ)
     try:
         with local_stack(port=port or None, fast=fast, terminal=terminal, mlflow_uri=mlflow_uri) as running:
-            stack = Stack.find(name)
+            stack = Stack.find(DEFAULT_NAME)
             env = running.env()
             ready = Ready.of(stack, env["AWS_ENDPOINT_URL"], env["AWS_DEFAULT_REGION"])
             Terminal(as_json=True).result(ready)
-            _hints(ready, env, terminal)
+            _hints(ready, {**env, **elsewhere}, terminal)
             while True:
                 signal.pause()
     except KeyboardInterrupt:
         return OK
 
 
+def _elsewhere(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a shell has to set beside the AWS_ variables, because this one is set up for something else."""
+    told: dict[str, str] = {}
+    if environ.get("DROPFORGE_STACK", DEFAULT_NAME) != DEFAULT_NAME:
+        told["DROPFORGE_STACK"] = DEFAULT_NAME
+    if get_environ_proxies(f"http://{LOOPBACK}"):
+        told["NO_PROXY"] = LOOPBACK
+    return told
+
+
 def _hints(ready: Ready, env: Mapping[str, str], terminal: Terminal) -> None:
-    exports = " ".join(f"{name}={value}" for name, value in sorted(env.items()) if name.startswith("AWS_"))
+    exports = " ".join(f"{name}={value}" for name, value in sorted(env.items()))
     bucket = ready.buckets["datasets"]
     for line in (
         "",
@@ -147,7 +185,7 @@ def _hints(ready: Ready, env: Mapping[str, str], terminal: Terminal) -> None:
         terminal.note(line)
 
 
-def run(name: str, found: DataFiles, *, model: str, fast: bool, terminal: Terminal) -> RunSummary:
+def run(found: DataFiles, *, model: str, fast: bool, terminal: Terminal) -> RunSummary:
     """Up, push, follow, report, down.
 
     Raises:
@@ -155,7 +193,7 @@ def run(name: str, found: DataFiles, *, model: str, fast: bool, terminal: Termin
     """
     plan = plan_upload(found, model, None)
     with local_stack(port=None, fast=fast, terminal=terminal) as running:
-        stack = Stack.find(name)
+        stack = Stack.find(DEFAULT_NAME)
         pushed = upload(plan, stack.resources.dataset_bucket, model=model)
         terminal.note(f"uploaded to s3://{pushed.bucket}/{plan.starter}", "dim")
         started = wait_for_run(stack, pushed)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -31,6 +32,8 @@ class Settings:
     """The image's; its ENTRYPOINT runs the jobs."""
     port: int | None = None
     stopped_job: Literal["fails", "succeeds"] = "fails"
+    temporary: bool = False
+    """Whether the state folder goes with the engine."""
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -48,16 +51,28 @@ def aws_variables(endpoint: str) -> dict[str, str]:
     }
 
 
+class CannotListen(RuntimeError):
+    """The port is taken, or not for this user."""
+
+
 def listen(port: int | None) -> socket.socket:
-    """A socket on the loopback interface.
+    """A socket on the loopback interface; on any free port where None.
 
     Raises:
-        OSError: the port is taken.
+        CannotListen: with the port and what to do.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((LOOPBACK, port or 0))
-    listener.listen(128)
+    try:
+        listener.bind((LOOPBACK, port or 0))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        why = error.strerror if isinstance(error, OSError) else "ports end at 65535"
+        raise CannotListen(
+            f"Port {port} of {LOOPBACK} can't be had: {why}. Another local AWS may be running there; end it, or "
+            "name another port. 0 takes a free one."
+        ) from error
     return listener
 
 
@@ -219,14 +234,18 @@ def main() -> None:
         report.write(json.dumps(document) + "\n")
         report.flush()
 
-    code = 0
+    code, settings = 0, None
     try:
-        serve(Settings(**json.loads(lifeline.readline())), lifeline, tell)
+        settings = Settings(**json.loads(lifeline.readline()))
+        serve(settings, lifeline, tell)
     except BaseException as error:  # noqa: BLE001  # told to the parent, whatever it is
         _log.exception("the local AWS failed")
         tell({"error": f"{type(error).__name__}: {error}"})
         code = 1
     logging.shutdown()
+    if settings is not None and settings.temporary:
+        # The parent does this too; but it may have been killed.
+        shutil.rmtree(settings.state_dir, ignore_errors=True)
     # MiniStack's pools have threads that would hold the interpreter back.
     os._exit(code)
 

@@ -20,7 +20,15 @@ from botocore.config import Config
 
 from dropforge.local import base_models
 from dropforge.local.deploy import STACK, check, deploy
-from dropforge.local.engine import ACCESS_KEY, ACCOUNT, REGION, Settings, aws_variables
+from dropforge.local.engine import (
+    ACCESS_KEY,
+    ACCOUNT,
+    REGION,
+    CannotListen,
+    Settings,
+    aws_variables,
+    listen,
+)
 
 ROOT: Final = Path(__file__).parents[2]
 IMAGE: Final = "dropforge-tuner:local"
@@ -33,6 +41,8 @@ SOURCES: Final = "sources/"
 START_LIMIT_S: Final = 60.0
 CLOSE_LIMIT_S: Final = 20.0
 _UPLOADS: Final = 4
+_LINES_TOLD: Final = 30
+"""Of the engine's log, where it fails."""
 
 Progress = Callable[[str, float], None]
 """What is being done, and the share of it that is done, 0 to 1."""
@@ -76,7 +86,7 @@ class Engine:
             lifeline.write(settings.line())
             lifeline.flush()
         except BrokenPipeError as error:
-            raise LocalStackFailed(f"the engine ended at once; see {self.log}\n{self._tail()}") from error
+            raise LocalStackFailed(f"the local AWS ended at once:\n{self._tail()}") from error
         impatient = threading.Timer(START_LIMIT_S, self._process.kill)
         impatient.start()
         line = report.readline()
@@ -84,7 +94,7 @@ class Engine:
         told = json.loads(line) if line else {"error": f"no answer within {START_LIMIT_S:.0f} s"}
         if "error" in told:
             raise LocalStackFailed(
-                f"the local AWS did not start: {told['error']}\nIts log is {self.log}\n{self._tail()}"
+                f"the local AWS did not start: {told['error']}\nThe end of its log:\n{self._tail()}"
             )
         endpoint: str = told["endpoint"]
         return endpoint
@@ -95,7 +105,7 @@ class Engine:
         return self._process.stdin, self._process.stdout
 
     def _tail(self) -> str:
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-15:])
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-_LINES_TOLD:])
 
     @property
     def pid(self) -> int:
@@ -212,9 +222,16 @@ def start(  # noqa: PLR0913  # one setting of the engine or the stack each
         "MlflowTrackingUri": mlflow_uri,
     }
     check(ROOT / "template.yaml", parameters)
+    try:
+        # Before a model is downloaded for nothing.
+        listen(port).close()
+    except CannotListen as error:
+        raise LocalStackFailed(str(error)) from error
     temporary = state_dir is None
     folder = Path(tempfile.mkdtemp(prefix="dropforge-local-")) if state_dir is None else state_dir.resolve()
-    settings = Settings(str(folder), str(ROOT / "training_image" / "Dockerfile"), port, stopped_job)
+    settings = Settings(
+        str(folder), str(ROOT / "training_image" / "Dockerfile"), port, stopped_job, temporary=temporary
+    )
     engine: Engine | None = None
     try:
         with ThreadPoolExecutor(max_workers=1) as beside:

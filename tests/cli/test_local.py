@@ -51,13 +51,24 @@ def mlflow():
 
 @pytest.fixture(scope="module")
 def up(mlflow):
-    """`dropforge local up --fast` in the foreground of another process, and its first line."""
+    """`dropforge local up --fast` in the foreground of another process, and its first line.
+
+    Its shell is set up for a real account, behind a proxy: nothing of that may reach the local AWS.
+    """
+    elsewhere = {
+        "AWS_PROFILE": "nowhere",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "DROPFORGE_STACK": "elsewhere",
+    }
     process = subprocess.Popen(
         [BIN / "dropforge", "local", "up", "--fast", "--port", "0", "--mlflow-uri", mlflow.url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env={**os.environ, **elsewhere},
     )
     ready = json.loads(process.stdout.readline())
     yield process, ready

@@ -72,7 +72,7 @@ def test_a_broken_dockerfile_is_said(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("how", ["parent killed", "engine killed", "engine terminated", "closed"])
 def test_nothing_is_left_behind(tmp_path: Path, how: str) -> None:
-    """However it ends, the engine, its functions and its jobs are gone."""
+    """However it ends, the engine, its functions and its jobs are gone, and so is a temporary folder, if it could still do that."""
     state = tmp_path / "state"
     script = dedent(f"""
         import sys, time
@@ -82,7 +82,7 @@ def test_nothing_is_left_behind(tmp_path: Path, how: str) -> None:
         from dropforge.local.engine import Settings
         from dropforge.local.stack import Engine
 
-        engine = Engine(Settings({str(state)!r}, str(DOCKERFILE)))
+        engine = Engine(Settings({str(state)!r}, str(DOCKERFILE), temporary=True))
         sample = Sample(engine, deploy(SAMPLE / "template.yaml", {{}}, engine.client, stack="sample"))
         sample.start(sample.machine({{"Train": sample.training("left-behind", "sleep")}}))
         sample.client("lambda").invoke(
@@ -114,6 +114,7 @@ def test_nothing_is_left_behind(tmp_path: Path, how: str) -> None:
             os.kill(victim, blow)
         eventually(lambda: not processes_below(state, parent.pid))
         eventually(lambda: _is_gone(engine))
+        assert state.exists() == (how == "engine killed")
     finally:
         parent.kill()
         parent.wait()
