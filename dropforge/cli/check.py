@@ -121,7 +121,7 @@ def check(found: DataFiles, options: Options, bar: Bar) -> Checked:
         CommandFailed: when a file can't be read, or the tokenizer can't be used.
     """
     parsed, wrong = parse(found.recipe)
-    measured = lengths(parsed.base_model if parsed else None, options.tokenizer)
+    measured = lengths(parsed, options.tokenizer)
     total = found.size or 0
     meter = Meter.telling(bar.advance)
     workers = Workers(options.jobs if total >= PARALLEL_FROM else 1, meter)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from dropforge.cli.base import STACK_DEFAULT
 from dropforge.cli.console import CommandFailed
 from dropforge_core.dataset.tokens import ChatTokenizer, load_tokenizer
-from dropforge_core.recipe import BaseModelRef
+from dropforge_core.recipe import BaseModelRef, Recipe
 
 FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 TEMPLATE: Final = "chat_template.jinja"
@@ -22,44 +22,48 @@ class Lengths(NamedTuple):
     said: str
 
 
-def lengths(base: BaseModelRef | None, given: Path | None) -> Lengths:
-    """The tokenizer to count with.
+def lengths(recipe: Recipe | None, given: Path | None) -> Lengths:
+    """The tokenizer to count with. Rows are rendered by the recipe's chat template where it gives one, as in training.
 
     Args:
-        base: the recipe's base model, or None where the recipe can't be read.
+        recipe: None where it can't be read.
         given: a folder with tokenizer.json, tokenizer_config.json and, for newer models, chat_template.jinja;
             None looks for the base model in the hub's cache on this machine. Nothing is downloaded.
 
     Raises:
         CommandFailed: when the folder that was given has no usable tokenizer.
     """
+    base, template = (recipe.base_model, recipe.chat_template) if recipe else (None, None)
+    with_own = " and the recipe's chat template" if template else ""
     if given is not None:
-        return Lengths(_load(given), f"counted with the tokenizer in {given}")
+        return Lengths(_load(given, template), f"counted with the tokenizer in {given}{with_own}")
     name = base.name if base and base.repo != STACK_DEFAULT else None
     folder = _in_hub_cache(base) if base and name else None
     if folder is not None:
         try:
-            return Lengths(_load(folder), f"counted with the tokenizer of {name} in this machine's cache")
+            said = f"counted with the tokenizer of {name} in this machine's cache{with_own}"
+            return Lengths(_load(folder, template), said)
         except CommandFailed as failed:
             return Lengths(None, f"estimated: {failed}")
     missing = f"the tokenizer of {name} is not on this machine" if name else "no base model is named"
     return Lengths(None, f"estimated, because {missing} (--tokenizer FOLDER counts them)")
 
 
-def _load(folder: Path) -> ChatTokenizer:
+def _load(folder: Path, template: str | None) -> ChatTokenizer:
     if absent := [name for name in FILES if not (folder / name).is_file()]:
         raise CommandFailed(f"{folder} has no {' and no '.join(absent)}.")
-    template = folder / TEMPLATE
+    own = folder / TEMPLATE
     try:
-        loaded = load_tokenizer(
-            (folder / FILES[0]).read_bytes(),
-            (folder / FILES[1]).read_bytes(),
-            template.read_text(encoding="utf-8") if template.is_file() else None,
-        )
+        if template is None and own.is_file():
+            template = own.read_text(encoding="utf-8")
+        loaded = load_tokenizer((folder / FILES[0]).read_bytes(), (folder / FILES[1]).read_bytes(), template)
     except (OSError, ValueError) as error:
         raise CommandFailed(f"The tokenizer in {folder} can't be used: {error}") from error
     if loaded is None:
-        raise CommandFailed(f"The tokenizer in {folder} has no chat template, so that rows can't be counted.")
+        raise CommandFailed(
+            f"The tokenizer in {folder} has no chat template, so that rows can't be counted. "
+            "The recipe's chat_template can give one."
+        )
     return loaded
 
 

@@ -542,6 +542,8 @@ class Problem(Frozen):
     """What should be there."""
     mend: str = ""
     """What to do."""
+    others: tuple[str, ...] = ()
+    """What else was found on lines of this kind, each with the first such line; at most four."""
     lines: tuple[int, ...] = ()
     """All lines of this kind, the first 10,000, ascending."""
     count: int = Field(1, ge=1)

@@ -161,6 +161,19 @@ def test_lengths_are_counted_with_a_tokenizer(dropforge, rows, tokenizer, tmp_pa
     assert error["found"] == f"{tokens} tokens"
 
 
+def test_lengths_are_those_under_the_recipe_s_own_template(dropforge, rows, tokenizer, tmp_path):
+    """As in the cloud: what the recipe gives as chat template renders the rows, also where the tokenizer has none."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text('chat_template: "{% for m in messages %}{{ m.content }}!{% endfor %}"\n')
+    first = json.loads(rows.read_text().splitlines()[0])["messages"]
+    (tmp_path / "one.jsonl").write_text(rows.read_text().splitlines()[0] + "\n")
+    (tokenizer / "tokenizer_config.json").write_text("{}")
+    told = dropforge(
+        "validate", tmp_path / "one.jsonl", "--recipe", recipe, "--tokenizer", tokenizer, "--json"
+    )
+    assert told.document["tokens"]["total"] == sum(len(f"{m['content']}!") for m in first)
+
+
 @pytest.fixture(params=["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
 def hub_cache(request, tmp_path, monkeypatch):
     """The hub's cache in one of the places that its variables name."""

@@ -86,7 +86,6 @@ CODES: Final[dict[str, Code]] = {
         "error",
         "as many fields as the header has",
         "Quote the fields that contain the separator or a line break.",
-        scope="file",
     ),
     "PARQUET_BROKEN": Code(
         "error",
@@ -248,6 +247,12 @@ CODES: Final[dict[str, Code]] = {
         "The rows in question are listed with their own codes.",
         scope="dataset",
         adjustable=True,
+    ),
+    "DROP_LIMIT": Code(
+        "error",
+        "at most dataset.max_dropped_share of the rows to drop",
+        "Mend the rows that are listed, or raise dataset.max_dropped_share.",
+        scope="dataset",
     ),
     "METHOD_FORMAT": Code(
         "error",

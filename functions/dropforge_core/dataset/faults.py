@@ -11,6 +11,8 @@ class Fault(NamedTuple):
     found: str
     expected: str = ""
     """Where it can be said more exactly than `codes.CODES` does."""
+    mend: str = ""
+    """As `expected`: a finished sentence."""
 
 
 class FileFault(Exception):

@@ -26,7 +26,14 @@ MAX_LINES: Final = 10_000
 MAX_GROUPS: Final = 1_000
 """Entries of a report."""
 
+MAX_OTHERS: Final = 4
+"""Findings of another wording that an entry tells, each with the first line that has it."""
+
 _INDEX: Final = re.compile(r"\[\d+\]")
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d[\d,]*")
+"""What tells two findings of one wording apart: places, bytes, counts."""
+_OTHERS_SHOWN: Final = 300
+"""Characters of all of them, or fewer are told."""
 _PATH_SHOWN: Final = 160
 """Characters of a path by which entries are told apart."""
 
@@ -56,6 +63,20 @@ class Entry:
     fault: Fault
     count: int = 0
     lines: "array[int]" = field(default_factory=lambda: array("Q"))
+    others: dict[str, tuple[int | None, str]] = field(default_factory=dict)
+    """By its wording, the first line on which something else was found, and what; the first `MAX_OTHERS`."""
+
+    def also(self, line: int | None, found: str) -> None:
+        """Take what was found behind all that was found so far."""
+        if found == self.fault.found or len(self.others) >= MAX_OTHERS:
+            return
+        worded = _wording(found)
+        if worded not in self.others and worded != _wording(self.fault.found):
+            self.others[worded] = line, found
+
+
+def _wording(found: str) -> str:
+    return _NUMBER.sub("0", found)
 
 
 class Tally:
@@ -74,8 +95,15 @@ class Tally:
             if len(self.entries) >= MAX_GROUPS and not self._makes_room(key):
                 return
             entry = self.entries[key] = Entry(line, fault)
+        else:
+            entry.also(line, fault.found)
         entry.count += count
         entry.lines.extend(islice(lines, MAX_LINES - len(entry.lines)))
+
+    def also(self, key: Key, line: int | None, found: str) -> None:
+        """Add a finding that follows all earlier ones of its kind, and counts for none."""
+        if key in self.entries:
+            self.entries[key].also(line, found)
 
     def _makes_room(self, key: Key) -> bool:
         last = max(self.entries, key=_order)
@@ -90,13 +118,18 @@ class Tally:
         for key, entry in later.entries.items():
             line = None if entry.line is None else entry.line + lines_before
             self.note(key, line, entry.fault, (n + lines_before for n in entry.lines), entry.count)
+            for at, found in entry.others.values():
+                self.also(key, None if at is None else at + lines_before, found)
             unlisted[entry.fault.code] -= entry.count
         for code, count in unlisted.items():
             self.counts[code] = self.counts.get(code, 0) + count
 
     def state(self) -> Any:
         """Plain values, for a file."""
-        entries = [(key, e.line, e.fault, e.count, e.lines.tobytes()) for key, e in self.entries.items()]
+        entries = [
+            (key, e.line, e.fault, e.count, e.lines.tobytes(), [*e.others.values()])
+            for key, e in self.entries.items()
+        ]
         return entries, self.counts
 
     @classmethod
@@ -104,8 +137,11 @@ class Tally:
         """What `state` gave, from a file."""
         made = cls()
         entries, made.counts = state
-        for (file, code, path), line, fault, count, lines in entries:
-            made.entries[file, code, path] = Entry(line, Fault(*fault), count, array("Q", lines))
+        for (file, code, path), line, fault, count, lines, others in entries:
+            entry = Entry(line, Fault(*fault), count, array("Q", lines))
+            for at, found in others:
+                entry.also(at, found)
+            made.entries[file, code, path] = entry
         return made
 
 
@@ -137,6 +173,7 @@ class Notes:
                 self._line = line
                 self._seen.clear()
             if key in self._seen:
+                self.tally.also(key, line, fault.found)
                 return
             self._seen.add(key)
         self.tally.note(key, line, fault, [] if line is None else [line], 1)
@@ -192,25 +229,55 @@ class Problems:
         yield from (problem for problem in self._ready if CODES[problem.code].severity == severity)
         for (file, code, _), entry in self._tally.entries.items():
             if self.severity[code] == severity:
-                yield make_problem(file, entry.line, entry.fault, tuple(entry.lines), entry.count)
+                others = tuple(entry.others.values())
+                yield make_problem(
+                    file, entry.line, entry.fault, tuple(entry.lines), entry.count, others=others
+                )
 
 
-def make_problem(
-    file: str, line: int | None, fault: Fault, lines: tuple[int, ...] = (), count: int = 1
+def make_problem(  # noqa: PLR0913  # the parts of one entry
+    file: str,
+    line: int | None,
+    fault: Fault,
+    lines: tuple[int, ...] = (),
+    count: int = 1,
+    *,
+    others: Sequence[tuple[int | None, str]] = (),
 ) -> Problem:
-    """One entry of a report, its message a finished sentence or two."""
+    """One entry of a report, its message a finished sentence or two.
+
+    Args:
+        file: as it is shown.
+        line: the first of its kind.
+        fault: found there.
+        lines: all lines, the first one among them.
+        count: how many there are.
+        others: what else was found, and on which line first.
+    """
     kind = CODES[fault.code]
-    expected = fault.expected or kind.expected
+    expected, mend = fault.expected or kind.expected, fault.mend or kind.mend
     at = f"{fault.path}: " if fault.path else ""
+    told = tuple(_told_others(others))
+    more = f" Others have: {', '.join(told)}." if told else ""
     return Problem(
         file=file,
         line=line,
         path=fault.path,
         code=fault.code,
-        message=f"{at}found {fault.found}, expected {expected}. {kind.mend}",
+        message=f"{at}found {fault.found}, expected {expected}. {mend}{more}",
         found=fault.found,
         expected=expected,
-        mend=kind.mend,
+        mend=mend,
+        others=told,
         lines=lines,
         count=count,
     )
+
+
+def _told_others(others: Sequence[tuple[int | None, str]]) -> Iterator[str]:
+    left = _OTHERS_SHOWN
+    for line, found in others:
+        told = found if line is None else f"{found} (line {line:,})"
+        left -= len(told)
+        if left >= 0:
+            yield told

@@ -275,11 +275,15 @@ class _Reducer:
         return chosen
 
     def _excuse_dropped(self) -> None:
-        """With `on_invalid: drop`, faulty rows up to the allowed share are warnings."""
+        """With `on_invalid: drop`, faulty rows up to the allowed share are warnings, and beyond it told to be too many."""
         if self._rules.on_invalid != "drop" or not self._faulty:
             return
         share = self._faulty / self._rows
         if share > self._rules.max_dropped_share:
+            found = f"{self._faulty:,} faulty rows of {self._rows:,} ({share:.2%})"
+            self._add(
+                _DATASET, Fault("DROP_LIMIT", "", found, f"at most {self._rules.max_dropped_share:.2%}")
+            )
             return
         self._problems.excuse_rows()
         found = f"{self._faulty:,} of {self._rows:,} rows dropped ({share:.2%})"

@@ -87,7 +87,8 @@ def _what(problem: Problem) -> list[object]:
     if not problem.found:
         return [problem.message]
     at = (tag("code", problem.path), ": ") if problem.path else ()
-    return [at, f"found {problem.found}, expected {problem.expected}.", tag("small", problem.mend)]
+    more = tag("small", f"Others have: {', '.join(problem.others)}.") if problem.others else None
+    return [at, f"found {problem.found}, expected {problem.expected}.", tag("small", problem.mend), more]
 
 
 def _lines(problem: Problem, others: Sequence[str], *, is_all: bool) -> object:

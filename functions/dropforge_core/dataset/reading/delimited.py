@@ -12,12 +12,15 @@ from dropforge_core.dataset.faults import Fault, FileFault
 from dropforge_core.dataset.reading.columns import COLUMNS, OPTIONAL, parsed, recognised
 from dropforge_core.dataset.reading.shapes import Block, Report, blocks
 from dropforge_core.dataset.reading.source import READ_BYTES
+from dropforge_core.dataset.renaming import renamed
 
 MAX_FIELD: Final = 1 << 20
 """Characters in one field; also bounds what an unclosed quote can swallow."""
 
 MAX_LINE: Final = 4 * MAX_FIELD
 """Bytes in one physical line; a longer one ends the reading."""
+
+SEPARATORS: Final = (",", ";", "\t")
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -94,6 +97,9 @@ def _begin(text: Iterator[str], separator: str | None) -> tuple[Any, list[str]]:
     first = next(text, "")
     if not first.strip():
         raise FileFault(Fault("FILE_EMPTY", "", "no header line"), 1)
+    if first.lstrip().startswith(("{", "[")):
+        wanted = "a header line; or a name that ends in .jsonl, where the file is JSON"
+        raise FileFault(Fault("CSV_HEADER", "", "JSON", wanted, "Rename the file."), 1)
     reader = csv.reader(chain((first,), text), delimiter=separator or _separator(first), strict=True)
     try:
         return reader, _header(next(reader))
@@ -150,22 +156,30 @@ class _Lines:
         return FileFault(Fault("LINE_TOO_LONG", "", f"more than {MAX_LINE:,} bytes"), self.number + 1)
 
 
-def _separator(header: str) -> str:
-    for separator in (",", ";", "\t"):
+def separator_of(header: str) -> str | None:
+    """What parts the columns of a header line of a known format; None where it is none."""
+    for separator in SEPARATORS:
         if COLUMNS & {name.strip().strip('"').lower() for name in header.split(separator)}:
             return separator
-    return ","
+    return None
+
+
+def _separator(header: str) -> str:
+    return separator_of(header) or max(SEPARATORS, key=header.count)
 
 
 def _header(names: list[str]) -> list[str]:
     cleaned = [name.strip() for name in names]
     if "" in cleaned:
-        raise FileFault(Fault("CSV_HEADER", "", f"column {cleaned.index('') + 1} without a name"), 1)
+        found = f"column {cleaned.index('') + 1} without a name"
+        mend = "Name it, or write the table without it: pandas leaves its index out with index=False."
+        raise FileFault(Fault("CSV_HEADER", "", found, mend=mend), 1)
     ours = recognised(cleaned)
     if len(set(ours)) < len(ours):
         raise FileFault(Fault("CSV_HEADER", "", "two columns of one name"), 1)
     if not COLUMNS & set(ours):
-        raise FileFault(Fault("CSV_HEADER", "", f"{len(cleaned)} columns, none of them of a known format"), 1)
+        found = f"{len(cleaned)} column{'s'[len(cleaned) == 1 :]}, none of them of a known format"
+        raise FileFault(Fault("CSV_HEADER", "", found, renamed(cleaned)), 1)
     return ours
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from dropforge_core.dataset.faults import Fault, FileFault
 from dropforge_core.dataset.reading.columns import COLUMNS, holds_json, parsed, recognised
+from dropforge_core.dataset.renaming import renamed
 
 Values = Callable[[Any], list[Any]]
 """From an Arrow array to as many things that can be written as JSON."""
@@ -53,7 +54,7 @@ class RowEncoder:
         names = recognised([schema.names[at] for at in self._kept])
         _unlike(names, "")
         if not COLUMNS & set(names):
-            raise _columns("", f"{len(names)} columns, none of them of a known format")
+            raise _columns("", f"{len(names)} columns, none of them of a known format", renamed(names))
         self._columns = [
             _column(name, schema.field(at).type) for name, at in zip(names, self._kept, strict=True)
         ]
@@ -323,5 +324,5 @@ def _shown(name: str) -> str:
     return name if name.isidentifier() and name.isascii() and len(name) <= 40 else ascii(name[:40])
 
 
-def _columns(path: str, found: str) -> FileFault:
-    return FileFault(Fault("PARQUET_COLUMNS", path, found))
+def _columns(path: str, found: str, expected: str = "") -> FileFault:
+    return FileFault(Fault("PARQUET_COLUMNS", path, found, expected))

@@ -7,7 +7,8 @@ import msgspec
 
 from dropforge_core.dataset.faults import Fault, FileFault
 from dropforge_core.dataset.reading import parquet
-from dropforge_core.dataset.reading.compression import is_compressed, split_head, text_of
+from dropforge_core.dataset.reading.compression import is_compressed, resumed, split_head, text_of
+from dropforge_core.dataset.reading.delimited import separator_of
 from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES
 from dropforge_core.dataset.reading.source import Side, SourceFile, opened
 
@@ -15,6 +16,19 @@ Reading = Literal["lines", "array", "csv", "tsv", "parquet"]
 
 BOM: Final = b"\xef\xbb\xbf"
 _WHITE: Final = b" \t\r\n"
+_HEADER_BYTES: Final = 1 << 12
+"""A longer line is no header line."""
+_TELLING_BYTES: Final = 262
+"""Up to the mark of a tar archive (POSIX.1-1988, ustar)."""
+_FOREIGN: Final = {
+    b"%PDF-": "a PDF",
+    b"SQLite format 3\0": "an SQLite database",
+    b"ARROW1\0\0": "Arrow's own format (Feather)",
+    b"Obj\x01": "Avro",
+    b"\x89HDF\r\n": "HDF5",
+    b"\xd0\xcf\x11\xe0": "an Office document",
+}
+"""Beginnings of files that people rename, or get by mistake."""
 _HEAD_BYTES: Final = 4 * MAX_ROW_BYTES
 """Most text from which it is told how a file is read; holds any first row."""
 
@@ -103,8 +117,10 @@ def _outline(file: SourceFile) -> FileOutline:
 
 
 def _outline_text(file: SourceFile, magic: bytes, whole: Iterator[bytes]) -> FileOutline:
-    text = text_of(file, whole)
-    begin, text = split_head(text, 4)
+    head, text = _peeked(text_of(file, whole))
+    if foreign := _foreign(head):
+        raise FileFault(foreign)
+    begin = head[:4]
     if is_compressed(magic) and is_compressed(begin):
         raise FileFault(Fault("FILE_KIND", "", "a file that was compressed twice"))
     if begin == parquet.MAGIC:
@@ -120,6 +136,43 @@ def _outline_text(file: SourceFile, magic: bytes, whole: Iterator[bytes]) -> Fil
     reading = _reading(file.kind, text)
     divisible = reading == "lines" and not is_compressed(magic)
     return FileOutline(file.name, file.size, file.side, reading, divisible=divisible, units=max(file.size, 1))
+
+
+def _peeked(text: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The text's beginning, and the whole of it again, up to where it breaks."""
+    head = b""
+    broken: FileFault | None = None
+    try:
+        for chunk in text:
+            head += chunk
+            if len(head) >= _TELLING_BYTES:
+                break
+    except FileFault as fault:
+        if not head:
+            raise
+        broken = fault
+
+    def again() -> Iterator[bytes]:
+        yield from resumed(head, text)
+        if broken is not None:
+            raise broken
+
+    return head, again()
+
+
+def _foreign(head: bytes) -> Fault | None:
+    """What is told of a file that is something else than any of our kinds."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        mend = "Fetch it: git lfs pull; in GitHub Actions `lfs: true` for actions/checkout."
+        return Fault("FILE_KIND", "", "a Git LFS pointer", "the file that it stands for", mend)
+    start = head.removeprefix(BOM).lstrip(_WHITE).lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        mend = "Download the file itself: this is what a site shows to browsers, often to sign in."
+        return Fault("FILE_KIND", "", "a web page", mend=mend)
+    kind = next((kind for magic, kind in _FOREIGN.items() if head.startswith(magic)), "")
+    if head[257:262] == b"ustar":
+        kind = "a tar archive"
+    return Fault("FILE_KIND", "", kind) if kind else None
 
 
 def _wide(begin: bytes) -> str:
@@ -154,6 +207,12 @@ def _reading(kind: str, text: Iterator[bytes]) -> Reading:
     if first.startswith(b"["):
         # A stray array on the first of many lines is a bad row, not a file of another kind.
         return "lines" if kind == "jsonl" and rest.strip(_WHITE) and _is_json(first) else "array"
+    separator = separator_of(first.decode("utf-8", "replace")) if _may_be_header(first) else None
+    if separator is not None:
+        wanted = "a name that ends in .tsv" if separator == "\t" else "a name that ends in .csv"
+        raise FileFault(
+            Fault("FILE_KIND", "", "a table with a header line", wanted, "Rename the file."), line=1
+        )
     if kind == "json" and first.strip(_WHITE) == b"{":
         raise FileFault(Fault("ARRAY_BROKEN", "", "one object over several lines"), line=1)
     return "lines"
@@ -183,6 +242,10 @@ def _head(text: Iterator[bytes]) -> bytes | None:
         if not head:
             raise
     return head[:_HEAD_BYTES]
+
+
+def _may_be_header(line: bytes) -> bool:
+    return len(line) <= _HEADER_BYTES and not line.startswith(b"{") and not _is_json(line)
 
 
 def _is_json(text: bytes) -> bool:

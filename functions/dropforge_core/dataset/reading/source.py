@@ -1,5 +1,6 @@
 """The files of a dataset, wherever they lie: a name, a size, and streams of bytes from any offset."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,10 @@ READ_BYTES: Final = 1 << 19
 """Size of the pieces in which text is handed on; bounds memory."""
 
 Side = Literal["train", "eval"]
+
+_EVAL_NAMES: Final = ("eval", "test", "valid", "holdout")
+_EVAL_WORDS: Final = ("val", "dev")
+"""Words of their own, unlike `value` and `device`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,10 @@ class SourceFile:
 
     @property
     def side(self) -> Side:
-        """`eval*`, `test*`, `valid*`, `val.*` and `holdout*` are for evaluation, everything else for training."""
+        """`eval*`, `test*`, `valid*`, `holdout*`, `val.*` and `dev.*` are for evaluation, all else for training."""
         stem = PurePosixPath(self.name).name.lower()
-        if not self.only and stem.startswith(("eval", "test", "valid", "holdout", "val.", "val-", "val_")):
-            return "eval"
-        return "train"
+        held_out = stem.startswith(_EVAL_NAMES) or re.split(r"[._-]", stem)[0] in _EVAL_WORDS
+        return "eval" if held_out and not self.only else "train"
 
     @property
     def kind(self) -> str:

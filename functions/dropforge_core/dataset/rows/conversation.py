@@ -10,6 +10,20 @@ from dropforge_core.dataset.rows.decoding import describe, field
 
 ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
 
+_RENAMED: Final = {
+    "developer": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "ai": "assistant",
+    "observation": "tool",
+}
+"""What other formats call the roles."""
+_OLD_CALL: Final = "function_call"
+"""What the chat completions API had before `tool_calls`, with the role `function` for the answer."""
+
 _NEXT: Final = {
     "": ("system", "user"),
     "system": ("user",),
@@ -68,8 +82,8 @@ class Conversation:
         elif not self._learns and not self._unread:
             self._fault("NOTHING_TO_LEARN", "", "weight 0 on every answer")
 
-    def _fault(self, code: str, path: str, found: str, expected: str = "") -> None:
-        self.faults.append(Fault(code, self._path + path, found, expected))
+    def _fault(self, code: str, path: str, found: str, expected: str = "", mend: str = "") -> None:
+        self.faults.append(Fault(code, self._path + path, found, expected, mend))
 
     def _pass_over(self) -> None:
         """What can't be read may have been anything: what follows from that is no fault of its own."""
@@ -98,7 +112,7 @@ class Conversation:
             out["content"] = self._text(message, content, index)
         follows = "call" if role == "assistant" and message.get("tool_calls") else role
         placed = self._follow(role, follows, index)
-        if len(message) > 2 or follows in ("tool", "call"):
+        if len(message) > 2 or follows in ("tool", "call") or _OLD_CALL in message:
             self._extras(message, out, index, placed=placed)
         if role == "assistant" and out.get("weight", 1) != 0:
             self._learns = True
@@ -106,17 +120,19 @@ class Conversation:
 
     def _role_unknown(self, message: dict[str, Any], role: Any, index: int) -> None:
         if "role" not in message:
-            self._fault("FIELD_MISSING", f"[{index}].role", "no role")
+            is_other = "from" in message and self._path == "messages"
+            mend = "Rename messages to conversations: from and value are of sharegpt." if is_other else ""
+            self._fault("FIELD_MISSING", f"[{index}].role", "no role", mend=mend)
         elif type(role) is not str:
             self._fault("FIELD_TYPE", f"[{index}].role", describe(role), "text")
         else:
-            self._fault("ROLE_UNKNOWN", f"[{index}].role", f"role {role[:20]!a}")
+            self._fault("ROLE_UNKNOWN", f"[{index}].role", f"role {role[:20]!a}", mend=_role_mend(role))
 
     def _text(self, message: dict[str, Any], content: Any, index: int) -> str:
         path = f"[{index}].content"
         if type(content) is list:
             content = self._joined(content, path)
-        if content is None and message.get("tool_calls"):
+        if content is None and (message.get("tool_calls") or message.get(_OLD_CALL)):
             return ""
         if "content" not in message:
             self._fault("FIELD_MISSING", path, "no content")
@@ -139,8 +155,18 @@ class Conversation:
 
     def _extras(self, message: dict[str, Any], out: dict[str, Any], index: int, *, placed: bool) -> None:
         role: str = out["role"]
-        for name in [name for name in message if name not in _KNOWN]:
-            self._fault("FIELD_IGNORED", f"[{index}].{field(name)}", "a field that no chat template reads")
+        for name, value in message.items():
+            if name in _KNOWN or value in (None, [], {}):
+                continue
+            if name == _OLD_CALL:
+                mend = (
+                    "Write it as tool_calls with an id, and its answer as role tool with that tool_call_id."
+                )
+                self._fault("TOOL_CALL_INVALID", f"[{index}].{name}", name, mend=mend)
+            else:
+                self._fault(
+                    "FIELD_IGNORED", f"[{index}].{field(name)}", "a field that no chat template reads"
+                )
         if type(message.get("name")) is str:
             out["name"] = message["name"]
         if message.get("weight") is not None:
@@ -244,3 +270,11 @@ class Conversation:
         if type(parsed) is not dict:
             self._fault("TOOL_ARGUMENTS", path, describe(parsed))
         return value
+
+
+def _role_mend(role: str) -> str:
+    name = role.strip().lower()
+    if name == "function":
+        return "Write it as role tool with the tool_call_id of its call, and the call as tool_calls."
+    known = name if name in ROLES else _RENAMED.get(name)
+    return f"Rename the role to {known}." if known else ""

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from dropforge_core.dataset.codes import CODES
 from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.renaming import renamed
 from dropforge_core.dataset.rows.conversation import UNREADABLE, Conversation
 from dropforge_core.dataset.rows.decoding import describe
 from dropforge_core.dataset.rows.messages import encode, encode_sorted
@@ -248,6 +249,10 @@ def _from_preference(row: dict[str, Any], faults: list[Fault]) -> Canonical:
         before += row["prompt"]
     elif "prompt" in row:
         before += _turns(("user", _worded(row, "prompt", faults)))
+    elif type(row["chosen"]) is str or type(row["rejected"]) is str:
+        wanted = renamed(row) or "the prompt that both are answers to"
+        faults.append(Fault("FIELD_MISSING", "prompt", "answers as text, and no prompt", wanted))
+        before.append(UNREADABLE)
     tools = tool_names(row, faults)
     chosen, rejected = (_one_side(row, name, before, tools, faults) for name in ("chosen", "rejected"))
     if any(not CODES[fault.code].adjustable for fault in faults):

@@ -49,8 +49,9 @@ def _is_mail(text: str, at: int, host: re.Match[str]) -> bool:
     """Whether what has the form of an address is one, of somebody."""
     if _EXAMPLE.search(host[0].lower()) or _PICTURE.search(host[0]):
         return False
-    # git@github.com:owner/repository is where code lies.
-    if text.endswith("git", 0, at) and text[host.end() : host.end() + 1] == ":":
+    behind = text[host.end() : host.end() + 1]
+    # git@github.com:owner/repository is where code lies; q@k.transpose(...) multiplies matrices.
+    if behind == "(" or (behind == ":" and text.endswith("git", 0, at)):
         return False
     return _USERINFO.search(text, max(at - 256, 0), at) is None
 
@@ -176,10 +177,18 @@ KINDS: Final = (
     Kind("PII_EMAIL", (rb"[A-Za-z0-9_.+\-\x80-\xff]@[A-Za-z0-9-]",), _has_email),
     Kind(
         "SECRET_AWS",
-        (rb"(?:AKIA|ASIA)[A-Z2-7]",),
-        _any(r"\b(?:AKIA|ASIA)(?![A-Z2-7]{9}EXAMPLE)[A-Z2-7]{16}\b"),
+        (rb"(?:AKIA|ASIA)[A-Z2-7]", rb"(?i)secret[_-]?access[_-]?key"),
+        _any(
+            r"\b(?:AKIA|ASIA)(?![A-Z2-7]{9}EXAMPLE)[A-Z2-7]{16}\b"
+            r"|(?ai:secret[_-]?access[_-]?key)[\"'\\\s:=>]{1,8}"
+            r"(?![A-Za-z0-9/+]*EXAMPLE)(?![xX]{40})[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
+        ),
     ),
-    Kind("SECRET_GCP", (rb"AIza",), _any(r"\bAIza[\w-]{35}")),
+    Kind(
+        "SECRET_GCP",
+        (rb"AIza", rb"ya29\.", rb"GOCSPX-"),
+        _any(r"\b(?:AIza[\w-]{35}|ya29\.[\w-]{30,}|GOCSPX-[\w-]{28})"),
+    ),
     Kind(
         "SECRET_AZURE",
         (rb"(?:AccountKey|SharedAccessKey)=",),
@@ -191,18 +200,31 @@ KINDS: Final = (
             rb"gh[oprsu]_[A-Za-z0-9]{4}",
             rb"github_pat_",
             rb"glpat-",
-            rb"xox[abprs]-",
+            rb"xox[abeprs]-",
+            rb"xapp-[0-9]-",
             # Many words end in this: risk-, task-, desk-.
             rb"sk-" + _WORD + rb"{32}",
             rb"[sr]k_live_",
+            rb"npm_[A-Za-z0-9]{8}",
+            rb"pypi-AgE",
+            rb"SG\.[A-Za-z0-9_-]{16}",
+            rb"hooks\.slack\.com/services/T",
+            rb"dop_v1_",
+            rb"dckr_pat_",
+            rb"shpat_",
+            rb"hvs\.[A-Za-z0-9]{8}",
             rb"hf_[A-Za-z0-9]{8}",
             rb"eyJ" + _WORD + rb"{4}",
         ),
         _any(
             # x for each character of a key is how documentation leaves it out.
-            r"\b(?:gh[oprsu]_(?![xX]{36})[A-Za-z0-9]{36,}|github_pat_\w{60,}|glpat-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
+            r"\b(?:gh[oprsu]_(?![xX]{36})[A-Za-z0-9]{36,}|github_pat_\w{60,}|glpat-[\w-]{20,}"
+            r"|xox[abeprs]-[\w-]{10,}|xapp-[0-9]-[\w-]{20,}"
             # Names in style sheets have words of a few letters between hyphens.
             r"|sk-(?![xX]{32})(?=[\w-]*\w{20})[\w-]{32,}|[sr]k_live_[A-Za-z0-9]{16,}|hf_(?![xX]{30})[A-Za-z0-9]{30,}"
+            r"|npm_[A-Za-z0-9]{36}\b|pypi-AgE[\w-]{50,}|SG\.[A-Za-z0-9_-]{16,32}\.[\w-]{32,64}"
+            r"|hooks\.slack\.com/services/T\w{6,}/B\w{6,}/(?![xX]{16})\w{16,}"
+            r"|dop_v1_[0-9a-f]{64}|dckr_pat_[\w-]{20,}|shpat_[0-9a-f]{32}|hvs\.[A-Za-z0-9]{8}[\w-]{16,}"
             r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
         ),
     ),

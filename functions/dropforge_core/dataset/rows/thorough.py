@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.renaming import renamed
 from dropforge_core.dataset.rows.decoding import RowBroken, decode_and_write, field
 from dropforge_core.dataset.rows.formats import Canonical, canonical, infer
 from dropforge_core.dataset.rows.messages import decode
@@ -197,7 +198,7 @@ class Draft:
 def _unknown(row: dict[str, Any], form: str | None) -> Fault:
     names = [field(name) for name in list(row)[:8]]
     found = f"the fields {', '.join(names)}" if names else "no fields"
-    wanted = f"the fields of format '{form}'" if form else ""
+    wanted = f"the fields of format '{form}'" if form else renamed(row)
     return Fault("FORMAT_UNKNOWN", "", found, wanted)
 
 

@@ -15,10 +15,11 @@ SEVERITY = severities(DatasetRules())
 CODES = ("ROLE_ORDER", "FIELD_IGNORED", "PII_EMAIL", "JSON_INVALID")
 
 faults = st.builds(
-    lambda code, index, name: Fault(code, f"messages[{index}].{name}", "something"),
+    lambda code, index, name, found: Fault(code, f"messages[{index}].{name}", found),
     st.sampled_from(CODES),
     st.integers(0, 3),
     st.sampled_from(["role", "content", "a", "b", "c", "d", "e"]),
+    st.sampled_from([f"{thing} at byte {place}" for thing in "abcdefg" for place in (1, 20)]),
 )
 
 
@@ -61,6 +62,31 @@ def test_a_kind_is_one_entry_with_its_first_place_and_all_its_lines() -> None:
     (entry,) = found.listed("error")
     assert (entry.line, entry.count, entry.lines[:2], entry.lines[-1]) == (7, 4212, (7, 8), 4218)
     assert entry.path == "messages[1].role"
+
+
+def test_what_is_found_in_other_words_is_told_with_its_line() -> None:
+    """One entry of a code tells each thing that is wrong, not only the first: the lines of one wording are one."""
+    notes = Notes(SEVERITY, "train.jsonl")
+    for line, found in enumerate(["a tail at byte 7", "a tail at byte 1,900", "no colon at byte 3"], 1):
+        notes.add(line, Fault("JSON_INVALID", "", found))
+    notes.add(9, Fault("ROLE_UNKNOWN", "messages[0].role", "role 'ai'"))
+    notes.add(9, Fault("ROLE_UNKNOWN", "messages[1].role", "role 'me'"))
+    found = Problems(SEVERITY)
+    found.merge(notes.tally, 100)
+    json_entry, role_entry = found.listed("error")
+    assert json_entry.lines == (101, 102, 103)
+    assert json_entry.message.endswith(" Others have: no colon at byte 3 (line 103).")
+    assert (role_entry.count, role_entry.message.endswith(" Others have: role 'me' (line 109).")) == (1, True)
+
+
+def test_other_findings_are_few_and_short() -> None:
+    """Names that people invent for every row fill neither a message nor memory."""
+    notes = Notes(SEVERITY, "train.jsonl")
+    for line in range(1, 500):
+        notes.add(line, Fault("FORMAT_UNKNOWN", "", "the fields " + chr(0x100 + line) * 90))
+    (entry,) = (made := Problems(SEVERITY), made.merge(notes.tally, 0), made.listed("error"))[2]
+    assert entry.count == 499
+    assert len(entry.message) < 900
 
 
 def test_a_line_counts_once_for_each_kind() -> None:

@@ -37,7 +37,9 @@ def test_columns_agree_with_the_canonical_row(name):
 def test_a_row_of_another_format_names_the_first_place():
     """The format comes from outside with the place where it was seen; a row that differs says so."""
     _, judge, _ = read({"text": "x"}, form="messages")
-    assert judge.heard == [(1, "FORMAT_MIXED", "", "format 'text', but line 1 of a.jsonl is 'messages'", "")]
+    assert judge.heard == [
+        (1, "FORMAT_MIXED", "", "format 'text', but line 1 of a.jsonl is 'messages'", "", "")
+    ]
 
 
 def test_without_a_format_the_first_row_that_shows_one_decides():

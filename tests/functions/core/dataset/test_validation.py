@@ -93,6 +93,16 @@ def test_recipe_and_data_are_judged_together(recipe):
     assert not report.valid
 
 
+@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ messages | nosuchfilter }}", "{{ }}"])
+def test_a_chat_template_that_is_none_is_told_before_anything_is_spent(template):
+    """A recipe's own template is read with the recipe, at its line: not when the GPU that renders by it is paid for."""
+    broken, (problem,) = read_recipe(f"base_model: a/b\nchat_template: {json.dumps(template)}\n")
+    assert broken is None
+    assert (problem.code, problem.line, problem.path) == ("RECIPE_VALUE", 2, "chat_template")
+    good, none = read_recipe('base_model: a/b\nchat_template: "{{ messages[0].content }}"\n')
+    assert (good is not None, none) == (True, ())
+
+
 def test_a_given_evaluation_file_is_the_hold_out_and_leaks_are_errors(recipe):
     """Rows of eval files are held out; a prompt that is also trained on is an error at the eval row's line."""
     train = in_memory(as_lines(*[chat(question(n)) for n in range(20)]), "train.jsonl")
@@ -135,6 +145,17 @@ def test_dropping_is_a_choice_with_a_limit(recipe):
     assert {"ROWS_DROPPED", "MESSAGES_EMPTY"} <= {p.code for p in kept.report.warnings}
     refused = validate([in_memory(body + b"{}\n")], recipe(dataset=rules))
     assert not refused.valid
+    (limit,) = (p for p in refused.errors if p.code == "DROP_LIMIT")
+    assert (limit.found, limit.expected) == ("2 faulty rows of 101 (1.98%)", "at most 1.00%")
+
+
+def test_rows_of_a_table_are_dropped_too(recipe):
+    """A line of CSV with too many fields is a faulty row like any other."""
+    body = "prompt,completion\n" + "".join(f"{question(n)},answer\n" for n in range(99)) + "a,b,c\n"
+    rules = {"on_invalid": "drop", "max_dropped_share": 0.01}
+    report = validate([in_memory(body.encode(), "train.csv")], recipe(dataset=rules))
+    assert report.valid
+    assert {"ROWS_DROPPED", "CSV_FIELDS"} <= {p.code for p in report.warnings}
 
 
 def test_each_check_is_error_warning_or_off(recipe):

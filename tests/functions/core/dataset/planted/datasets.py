@@ -38,6 +38,7 @@ WHOLE = (
     "PREFERENCE_UNUSED",
     "METHOD_FORMAT",
     "ROWS_DROPPED",
+    "DROP_LIMIT",
     "BOM",
     "BLANK_LINE",
 )
@@ -47,8 +48,8 @@ LIMIT = 8192
 _LONG = 40_000
 """Characters that are too many tokens also by the estimate."""
 
-_TRAIN_NAMES = ("train", "data", "a b", "part-7", "überall", "contest")
-_EVAL_NAMES = ("eval", "test-x", "validation", "holdout_9", "val", "Eval-B")
+_TRAIN_NAMES = ("train", "data", "a b", "part-7", "überall", "contest", "device", "values")
+_EVAL_NAMES = ("eval", "test-x", "validation", "holdout_9", "val", "Eval-B", "dev", "Dev-2")
 
 
 class Entry(NamedTuple):
@@ -94,8 +95,12 @@ class Expected:
         self.valid[side] += good_rows
         self.faulty += bad_rows
 
-    def excuse(self) -> None:
-        """Faulty rows are dropped: what is wrong with them is no error any more."""
+    def drop(self, most: float) -> None:
+        """Drop faulty rows up to that share: what is wrong with them is no error any more."""
+        if self.faulty > most * self.rows:
+            self.tell("DROP_LIMIT")
+            return
+        self.tell("ROWS_DROPPED")
         for code, kind in CODES.items():
             if kind.scope == "row" and self.severity[code] == "error":
                 self.severity[code] = "warning"
@@ -478,7 +483,5 @@ def _expect_whole(expected: Expected, plan: Plan, sides: set[str]) -> None:
             expected.tell("PREFERENCE_UNUSED")
         if not pairs and settings["method"] == "dpo":
             expected.tell("METHOD_FORMAT")
-    dropped = settings["on_invalid"] == "drop" and expected.faulty
-    if dropped and expected.faulty <= settings["max_dropped_share"] * expected.rows:
-        expected.excuse()
-        expected.tell("ROWS_DROPPED")
+    if settings["on_invalid"] == "drop" and expected.faulty:
+        expected.drop(settings["max_dropped_share"])
