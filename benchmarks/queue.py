@@ -4,7 +4,7 @@
 
 The queue and the caps are those of the service (`dropforge_core.ladder.slots`, `dropforge_core.budget`), which
 know nothing of a quota until a job is refused. Simulated are the uploads, the jobs, the account's quotas, which
-change twice in the day, and runs that die without giving anything back. Everything is seeded.
+change twice in the day, jobs of one and of two instances, and runs that die without giving anything back. Everything is seeded.
 
 The lower bound of the makespan is what no order could beat: for every moment, the work that arrives from then on,
 divided by the quota from then on; and every single run's own length. Waiting is
@@ -64,6 +64,8 @@ class Upload:
     evaluate_s: float
     dies: bool
     limit_usd: float
+    hosts: int = 1
+    """Instances of its training job."""
     stage: str = "TRAIN"
     asked: int = 0
     waited_s: float = 0.0
@@ -83,8 +85,13 @@ class Upload:
         return TRAIN if self.stage == "TRAIN" else EVALUATE
 
     @property
+    def instances(self) -> int:
+        """Of the job of its stage."""
+        return self.hosts if self.stage == "TRAIN" else 1
+
+    @property
     def cost_usd(self) -> float:
-        return (self.train_s + self.evaluate_s) / HOUR * USD_HOUR
+        return (self.train_s * self.hosts + self.evaluate_s) / HOUR * USD_HOUR
 
 
 @dataclass
@@ -154,6 +161,7 @@ class Day:
             since=run.arrived,
             asked=now,
             hold_s=run.limit_usd / USD_HOUR * HOUR + HOUR,
+            instances=run.instances,
         )
         run.is_asking = True
         self.queue = slots.enter(self.queue, ticket)
@@ -186,7 +194,7 @@ class Day:
 
     def _start(self, run: Upload, now: float) -> None:
         run.is_asking = False
-        if self.in_use[run.pool] >= self.quota(run.pool, now):
+        if self.in_use[run.pool] + run.instances > self.quota(run.pool, now):
             self.refusals += 1
             if run.stage == "TRAIN":
                 self.turns[run.served_at] = ""
@@ -196,12 +204,12 @@ class Day:
             return
         run.waited_s += now - run.waits_since
         run.waits_since = 0.0
-        self.in_use[run.pool] += 1
+        self.in_use[run.pool] += run.instances
         seconds = run.train_s if run.stage == "TRAIN" else run.evaluate_s
         self._at(now + seconds, lambda at: self._done(run, at))
 
     def _done(self, run: Upload, now: float) -> None:
-        self.in_use[run.pool] -= 1
+        self.in_use[run.pool] -= run.instances
         if run.dies:
             # Nobody gives its slot back: the lease ends by itself. Its money is settled by its execution's end.
             self._settle(run)
@@ -219,14 +227,17 @@ class Day:
         self._settle(run)
 
     def _settle(self, run: Upload) -> None:
-        cost = run.cost_usd if not run.dies else run.train_s / HOUR * USD_HOUR
+        cost = run.cost_usd if not run.dies else run.train_s * run.hosts / HOUR * USD_HOUR
         change = settling(self.held[run.run_id], cost)
         self.held[run.run_id] = change.after
         self._move(change.after.accounts, change.delta_micro, {})
 
 
 def uploads_of_a_day(count: int, rng: random.Random) -> list[Upload]:
-    """Three fifths in working hours, a fifth at any time, a fifth in one burst; twenty models, a few of them busy."""
+    """Three fifths in working hours, a fifth at any time, a fifth in one burst; twenty models, a few of them busy.
+
+    Every fifth model trains on two instances.
+    """
     models = [f"model-{number:02}" for number in range(20)]
     weights = [1 / (1 + number) for number in range(20)]
     made = []
@@ -242,6 +253,7 @@ def uploads_of_a_day(count: int, rng: random.Random) -> list[Upload]:
         model = "model-00" if 0.2 <= share < 0.4 else rng.choices(models, weights)[0]
         train_s = min(4 * HOUR, max(240.0, rng.lognormvariate(7.1, 0.6)))
         evaluate_s = rng.uniform(240, 720)
+        hosts = 2 if models.index(model) % 5 == 2 else 1
         made.append(
             Upload(
                 run_id=f"run-{number:05}",
@@ -250,7 +262,8 @@ def uploads_of_a_day(count: int, rng: random.Random) -> list[Upload]:
                 train_s=train_s,
                 evaluate_s=evaluate_s,
                 dies=rng.random() < 0.01,
-                limit_usd=2.0 * (train_s + evaluate_s) / HOUR * USD_HOUR,
+                limit_usd=2.0 * (train_s * hosts + evaluate_s) / HOUR * USD_HOUR,
+                hosts=hosts,
             )
         )
     return sorted(made, key=lambda one: one.arrived)
@@ -279,7 +292,7 @@ def lower_bound(runs: Sequence[Upload], quota: Quota) -> float:
             min((run.evaluate_s for run in runs if not run.dies), default=0.0) if pool == TRAIN else 0.0
         )
         for run in sorted(runs, key=lambda one: -one.arrived):
-            work += run.train_s if pool == TRAIN else 0.0 if run.dies else run.evaluate_s
+            work += run.train_s * run.hosts if pool == TRAIN else 0.0 if run.dies else run.evaluate_s
             ready = run.arrived + (0 if pool == TRAIN else min(one.train_s for one in runs))
             bounds.append(_done_at(ready, work, pool, quota) + shortest_tail)
     return max(bounds)
@@ -306,12 +319,13 @@ def first_come(runs: Sequence[Upload], quota: Quota) -> list[float]:
         now = max(now, run.arrived)
         while True:
             running = [end for end in running if end > now]
-            if len(running) < quota(TRAIN, now):
+            if len(running) + run.hosts <= quota(TRAIN, now):
                 break
             changes = [at for at in (8 * HOUR, 11 * HOUR, 18 * HOUR) if at > now]
             now = min([*running, *changes])
         waits.append(now - run.arrived)
-        bisect.insort(running, now + run.train_s)
+        for _ in range(run.hosts):
+            bisect.insort(running, now + run.train_s)
     return waits
 
 
@@ -319,7 +333,7 @@ def a_day(count: int, seed: int) -> dict[str, Any]:
     """Figures of one day."""
     rng = random.Random(seed)  # noqa: S311  # a simulation
     runs = uploads_of_a_day(count, rng)
-    work_h = sum(run.train_s for run in runs) / HOUR
+    work_h = sum(run.train_s * run.hosts for run in runs) / HOUR
     # Too little for the day: some of the night is needed, and there is always somebody who waits.
     train = max(3, round(work_h / 24))
     evaluate = max(2, round(sum(run.evaluate_s for run in runs) / HOUR / 16))
@@ -336,6 +350,7 @@ def a_day(count: int, seed: int) -> dict[str, Any]:
     return {
         "uploads": count,
         "models": len({run.model for run in runs}),
+        "on_two_instances": sum(run.hosts == 2 for run in runs),
         "training_quota": train,
         "evaluation_quota": evaluate,
         "ended": len(ends),

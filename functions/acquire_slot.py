@@ -35,6 +35,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         since=_moment(asked.started_at, now),
         asked=now,
         hold_s=asked.hold_s,
+        instances=asked.instances,
     )
     has_slot = desk.ask(ticket, asked.task_token)
     logger.info("has a slot" if has_slot else "waits for a slot", pool=ticket.pool)

@@ -49,6 +49,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     expires_at = run.get(EXPIRES_FIELD, "")
     # The token is cleared once it was used; the item then says who used it.
     holder = ledger.holder(claim_of(token)) if token else run.get("approval")
+    is_first = holder is None
     ruling = rule(answer, token=token, expires_at=expires_at, now=now, holder=holder)
     if ruling.accepted and holder is None:
         holder = ledger.claim(claim_of(token), holder_of(answer))
@@ -77,7 +78,10 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         client("stepfunctions").send_task_success(taskToken=token, output=json.dumps(output))
     except ClientError as error:
         if error_code(error) in _GONE:
-            settle(purse, run_id=answer.run_id, cost_usd=0.0)
+            now_run = ledger.run(answer.run_id) or run
+            if is_first or Status(now_run["status"]).is_terminal:
+                # Repeated, the answer may have let the run go on before: then it spends what is reserved.
+                settle(purse, run_id=answer.run_id, cost_usd=0.0)
             return _said(
                 "not_waiting", "The run waits for no answer any more; it went on or ended meanwhile."
             )

@@ -1,7 +1,6 @@
 """DiagnoseFailure: which fault it was, and the next rung of the ladder."""
 
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,11 +10,12 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import ValidationError
 
 from announce import announce
+from checkpoints import newest_step
 from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, client
+from dropforge_core.budget import allowed_only, type_names
 from dropforge_core.contracts import DiagnoseInput, Diagnosis, Plan
 from dropforge_core.events import RunEvent
 from dropforge_core.ladder import Circumstances, Evidence, classify, examine, next_step
-from dropforge_core.ladder.cause import instance_of
 from dropforge_core.ladder.faults import FAULTS
 from dropforge_core.ladder.steps import CACHE_TYPES
 from dropforge_core.ladder.telling import message
@@ -24,14 +24,14 @@ from dropforge_core.ledger import Status
 from dropforge_core.planning import Catalogue
 from dropforge_core.planning.memory import shortest_micro_batch
 from dropforge_core.recipe import Recipe
-from jobs import Jobs, Kind, last_log_lines
+from jobs import KINDS, Jobs, Kind, last_log_lines
+from money import cost_of_run, left_for_evaluation
 from pricing import catalogue
 from runtime import Settings, count, instrumented
 from slot_desk import SlotDesk
 
 IN_TURN: Final = frozenset({"TRAIN", "EVALUATE"})
 """Stages whose jobs take a slot."""
-_CHECKPOINT: Final = re.compile(r"step-(\d{8})/MANIFEST\.json")
 RUNGS_KEPT: Final = 40
 """Steps of the ladder in the run's item; the last place is written over and over."""
 KIND_OF: Final[Mapping[str, Kind]] = {
@@ -46,6 +46,8 @@ class Env(Settings):
     run_bucket: str
     event_bus: str
     cache_instance_type: str = CACHE_TYPES[0]
+    allowed_instance_types: str = ""
+    """Separated by commas; empty where every type is allowed."""
     max_concurrent_jobs: int = 0
 
 
@@ -60,6 +62,8 @@ class Clinic:
     now: datetime
     jitter: float
     cache_instance_type: str
+    allowed_types: tuple[str, ...]
+    """That the stack allows; empty for all."""
     desk: SlotDesk
 
 
@@ -78,6 +82,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         now=now,
         jitter=random.random(),  # noqa: S311  # spreads retries, guards nothing
         cache_instance_type=env.cache_instance_type,
+        allowed_types=type_names(env.allowed_instance_types),
         desk=SlotDesk(ledger, client("stepfunctions"), env.max_concurrent_jobs, now.timestamp()),
     )
     found = diagnose(asked, clinic)
@@ -111,6 +116,10 @@ def diagnose(asked: DiagnoseInput, clinic: Clinic) -> Diagnosis:
     )
     fault = classify(evidence)
     circumstances = _circumstances(asked, evidence, clinic)
+    if kind and evidence.job.status == "InProgress":
+        # Step Functions lost sight of it. The next attempt would run beside it, and nobody would stop it.
+        clinic.jobs.stop(kind, evidence.job.name)
+        circumstances = circumstances.model_copy(update={"is_still_running": True})
     if asked.stage in IN_TURN and fault in {"QUOTA", "CAPACITY"}:
         # Whoever waits for AWS holds no slot meanwhile.
         hopeless = clinic.desk.refused(asked.run_id, by_quota=fault == "QUOTA")
@@ -133,6 +142,7 @@ def diagnose(asked: DiagnoseInput, clinic: Clinic) -> Diagnosis:
         final_status=FAULTS[fault].status,
         compute=step.compute or asked.compute,
         instance_type=step.instance_type or asked.instance_type,
+        evaluation_limit_s=step.limit_s,
         attempts_of_class={**asked.attempts_of_class, key: asked.attempts_of_class.get(key, 0) + 1},
     )
 
@@ -145,15 +155,17 @@ def _circumstances(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> 
     if asked.stage == "CACHE":
         allowed = tuple(dict.fromkeys((clinic.cache_instance_type, *CACHE_TYPES)))
     elif recipe:
-        allowed = recipe.compute.evaluation_instance_types
+        allowed = allowed_only(recipe, clinic.allowed_types)[0].compute.evaluation_instance_types
+    evaluation_usd = 0.0
+    if plan and recipe and asked.stage == "EVALUATE":
+        evaluation_usd = left_for_evaluation(clinic.jobs, plan, recipe, clinic.catalogue, clinic.now)
     return Circumstances(
         run_id=asked.run_id,
         model=asked.model,
         compute=asked.compute,
         failures=asked.attempts_of_class,
-        age_s=_age_s(asked.started_at, clinic.now),
         jitter=clinic.jitter,
-        spent_usd=_spent_usd(asked.run_id, clinic) if is_training else 0.0,
+        spent_usd=_spent_usd(plan, clinic) if plan and is_training else 0.0,
         training_usd=max(0.0, plan.spend_limit_usd - plan.evaluation_reserve_usd) if plan else 0.0,
         needed_hours={o.instance_type: o.hours.expected for o in plan.options if o.hours} if plan else {},
         max_hours=max(recipe.compute.max_hours, plan.compute.max_runtime_s / 3600)
@@ -163,9 +175,9 @@ def _circumstances(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> 
         artifact_left=is_training and _left_an_artifact(asked, evidence, clinic),
         instance_type=asked.instance_type,
         allowed_types=allowed,
-        evaluation_usd=plan.evaluation_reserve_usd if plan else 0.0,
+        evaluation_usd=evaluation_usd,
         evaluation_hours=_evaluation_hours(plan, clinic.catalogue) if plan else 0.0,
-        checkpoint_step=_checkpoint_step(clinic.runs, layout.checkpoints) if is_training else 0,
+        checkpoint_step=newest_step(clinic.runs, layout.checkpoints) if is_training else 0,
         steps=plan.steps if plan else 0,
     )
 
@@ -175,12 +187,6 @@ def _evaluation_hours(plan: Plan, catalogue: Catalogue) -> float:
     found = catalogue.find(plan.evaluation_instance_type)
     price = (found.transform_usd_hour or found.usd_hour) if found else None
     return plan.evaluation_reserve_usd / price if price else 0.0
-
-
-def _checkpoint_step(runs: Bucket, prefix: str) -> int:
-    """The newest checkpoint that is whole: its manifest is written last."""
-    found = (_CHECKPOINT.fullmatch(str(entry["Key"]).removeprefix(prefix)) for entry in runs.list(prefix))
-    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _documents(runs: Bucket, layout: RunLayout) -> tuple[Plan | None, Recipe | None]:
@@ -194,30 +200,13 @@ def _documents(runs: Bucket, layout: RunLayout) -> tuple[Plan | None, Recipe | N
         return None, None
 
 
-def _spent_usd(run_id: str, clinic: Clinic) -> float:
-    """What all training jobs of the run have cost: billable seconds, which include spot's saving."""
-    spent = 0.0
-    for name in clinic.jobs.of_run("TrainingJob", run_id):
-        told = clinic.jobs.describe("TrainingJob", name) or {}
-        resources = told.get("ResourceConfig", {})
-        instance_type, count = instance_of(resources)
-        found = clinic.catalogue.find(instance_type)
-        billable = told.get("BillableTimeInSeconds", told.get("TrainingTimeInSeconds", 0)) or 0
-        price = ((found.usd_hour if found else None) or 0.0) * count
-        # Instances that may still be warm are counted for as long as they may be.
-        spent += (float(billable) + float(resources.get("KeepAlivePeriodInSeconds", 0))) / 3600 * price
-    return spent
+def _spent_usd(plan: Plan, clinic: Clinic) -> float:
+    """What the run has cost. Fetching the base model is left out where the plan has put money aside for it."""
+    kinds = [kind for kind in KINDS if kind != "ProcessingJob" or plan.base_model.cached]
+    return cost_of_run(clinic.jobs, plan.run_id, clinic.catalogue, kinds=kinds, until=clinic.now)
 
 
 def _left_an_artifact(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> bool:
     name = evidence.job.name or asked.job_name
     key = RunLayout(run_id=asked.run_id).training_output + f"{name}/output/model.tar.gz"
     return bool(name) and clinic.runs.head(key) is not None
-
-
-def _age_s(started_at: str | None, now: datetime) -> float:
-    try:
-        began = datetime.fromisoformat(started_at or "")
-    except ValueError:
-        return 0.0
-    return max(0.0, (now - (began if began.tzinfo else began.replace(tzinfo=UTC))).total_seconds())

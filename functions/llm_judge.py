@@ -34,15 +34,15 @@ SECONDS: Final = 400.0
 
 def ask_judge(
     bucket: Bucket, layout: RunLayout, setup: EvaluationSetup, recipe: Recipe, joined: Joined
-) -> None:
-    """Ask for every verdict that is not kept yet, and keep it in `evaluation/judge.json`.
+) -> float:
+    """Ask for every verdict that is not kept yet, and keep it in `evaluation/judge.json`. Returns the price of all of them.
 
     Whatever stands in the way is kept as the reason, and the decision goes on without a judge: a rule that rests on it
     does not pass then.
     """
     judge = recipe.evaluation.judge
     if judge is None:
-        return
+        return 0.0
     pairs = judged_pairs(bucket, layout, setup, judge, joined)
     said = list(judge_record(bucket, layout).said)
     left = to_ask(pairs, judge, said)
@@ -67,6 +67,7 @@ def ask_judge(
             _keep(bucket, layout, said, stopped)
     _keep(bucket, layout, said, stopped)
     logger.info("the judge was asked", verdicts=len(said), stopped=stopped)
+    return usd(judge, said)
 
 
 def _ask(model: Converse, order: Order, request: dict[str, Any]) -> Said | str:

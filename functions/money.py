@@ -1,13 +1,15 @@
 """The caps over runs: reserve before anything is spent, settle when all is done."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from dropforge_core.aws import Purse
 from dropforge_core.budget import Caps, accounts, refusal, reserving, settling
+from dropforge_core.contracts import Plan
 from dropforge_core.ladder.cause import instance_of
 from dropforge_core.planning.catalogue import Catalogue
+from dropforge_core.recipe import Recipe
 from jobs import KINDS, Jobs, Kind
 from patience import patiently
 
@@ -54,24 +56,47 @@ def settle(purse: Purse, *, run_id: str, cost_usd: float) -> None:
 _WORD: Final = {"TrainingJob": "Training", "TransformJob": "Transform", "ProcessingJob": "Processing"}
 
 
-def cost_of_run(jobs: Jobs, run_id: str, catalogue: Catalogue) -> float:
+def cost_of_run(
+    jobs: Jobs,
+    run_id: str,
+    catalogue: Catalogue,
+    *,
+    kinds: Iterable[Kind] = tuple(KINDS),
+    until: datetime | None = None,
+) -> float:
     """US dollars of all jobs of the run, failed attempts too: billed seconds at the on-demand price.
 
     Billable seconds of training include spot's saving already. Transform and processing tell none, and are billed
     from start to end. A type without a known price counts nothing.
+
+    Args:
+        jobs: SageMaker's.
+        run_id: whose.
+        catalogue: prices.
+        kinds: of jobs.
+        until: counts a job that has not ended up to that moment (aware); None counts it with its end.
     """
-    return sum(_costs(jobs, run_id, catalogue))
+    return sum(_costs(jobs, run_id, catalogue, kinds, until))
 
 
-def _costs(jobs: Jobs, run_id: str, catalogue: Catalogue) -> Iterator[float]:
-    for kind in KINDS:
+def left_for_evaluation(jobs: Jobs, plan: Plan, recipe: Recipe, catalogue: Catalogue, now: datetime) -> float:
+    """US dollars of the run's limit that a transform job may still cost. `now` is aware."""
+    judge = recipe.evaluation.judge
+    spent = cost_of_run(jobs, plan.run_id, catalogue, until=now)
+    return plan.spend_limit_usd - (judge.max_cost_usd if judge else 0.0) - spent
+
+
+def _costs(
+    jobs: Jobs, run_id: str, catalogue: Catalogue, kinds: Iterable[Kind], until: datetime | None
+) -> Iterator[float]:
+    for kind in kinds:
         for name in jobs.of_run(kind, run_id):
             told = jobs.describe(kind, name) or {}
             cluster = told.get("ProcessingResources", {}).get("ClusterConfig")
             resources = cluster or told.get("ResourceConfig") or told.get("TransformResources") or {}
             instance_type, count = instance_of(resources)
             price = _price(kind, instance_type, catalogue) or 0.0
-            seconds = _seconds(told, _WORD[kind]) + _warm_seconds(told, resources)
+            seconds = _seconds(told, _WORD[kind], until) + _warm_seconds(told, resources)
             yield seconds / 3600 * price * count
 
 
@@ -92,9 +117,9 @@ def _price(kind: Kind, instance_type: str, catalogue: Catalogue) -> float | None
             return found.usd_hour if found else None
 
 
-def _seconds(told: Mapping[str, Any], word: str) -> float:
+def _seconds(told: Mapping[str, Any], word: str, until: datetime | None) -> float:
     billable = told.get("BillableTimeInSeconds", told.get("TrainingTimeInSeconds"))
     if billable is not None:
         return float(billable)
-    began, ended = told.get(f"{word}StartTime"), told.get(f"{word}EndTime")
+    began, ended = told.get(f"{word}StartTime"), told.get(f"{word}EndTime") or until
     return max(0.0, float((ended - began).total_seconds())) if began and ended else 0.0

@@ -1,27 +1,32 @@
 """PlanTraining: what the run needs, which instance it takes, what it will cost; nothing is spent yet."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import ValidationError
 
 from announce import announce
 from base_model import locate
+from checkpoints import newest_step
 from dropforge_core.approval import LIMIT_FIELD
-from dropforge_core.aws import Bucket, Bus, Ledger, Purse, client
-from dropforge_core.budget import Caps, allowed_only, judge_refused
+from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, Purse, client
+from dropforge_core.budget import MICRO, Caps, allowed_only, judge_refused, type_names
 from dropforge_core.contracts import DatasetFacts, Plan, PlanInput, Residency, TrainingConfig
 from dropforge_core.events import RunEvent
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.planning import headline, plan
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Speed, read_speeds
+from dropforge_core.planning.explain import Earlier
 from dropforge_core.recipe import Recipe
 from hub import Hub
 from money import reserve
 from pricing import catalogue
 from runtime import Settings, instrumented, logger
+
+LEAST_CHECKPOINT_S: Final = 60
+MOST_CHECKPOINT_S: Final = 300
 
 
 class Env(Settings):
@@ -60,7 +65,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     ledger = Ledger(env.run_table)
     ledger.move(asked.run_id, Status.PLANNING, redrive=asked.redrive)
     recipe = Recipe.model_validate_json(runs.read(layout.recipe))
-    allowed, refused = allowed_only(recipe, _names(env.allowed_instance_types))
+    allowed, refused = allowed_only(recipe, type_names(env.allowed_instance_types))
     refused = refused or judge_refused(recipe, env.judge_model_id)
     base, shape = locate(recipe.base_model, runs, Hub(env.hf_endpoint, _token(env.hub_token_secret_arn)))
     made = plan(
@@ -74,6 +79,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         measured=measured(ledger),
         cache_instance_type=env.cache_instance_type,
         mlflow_uri=env.mlflow_tracking_uri,
+        earlier=_earlier(asked.run_id, runs, Purse(env.run_table)),
     )
     if refused:
         made = made.model_copy(update={"fits": False, "within_budget": False, "reason": refused})
@@ -89,12 +95,33 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         base_model_revision=base.prefix.rstrip("/").rsplit("/", 1)[-1],
         gradient_checkpointing=made.gradient_checkpointing,
         residency=_residency(made),
+        checkpoint_every_s=_checkpoint_every_s(made),
         image=env.image_uri,
     )
     runs.write(layout.plan, made.model_dump_json(indent=2).encode())
     runs.write(layout.training_config + "training.json", config.model_dump_json(indent=2).encode())
     announce(Bus(env.event_bus), "RunPlanned", _planned(asked.model, made, asked.dataset))
     return made.model_dump(mode="json")
+
+
+def _earlier(run_id: str, runs: Bucket, purse: Purse) -> Earlier:
+    """What the run did before it was started again; nothing where it was not."""
+    layout = RunLayout(run_id=run_id)
+    spent = purse.held(run_id).spent_micro / MICRO
+    step = newest_step(runs, layout.checkpoints) if spent else 0
+    if not step:
+        return Earlier(spent_usd=spent)
+    try:
+        steps = Plan.model_validate_json(runs.read(layout.plan)).steps
+    except (ObjectVanished, ValidationError):
+        # Another version's: what is trained is trained all the same, only nobody can say how much it is.
+        return Earlier(spent_usd=spent)
+    return Earlier(spent_usd=spent, done=min(1.0, step / max(1, steps)))
+
+
+def _checkpoint_every_s(made: Plan) -> int:
+    """A twentieth of what the cap pays: a machine that is taken away costs no more of it than that, and its start."""
+    return max(LEAST_CHECKPOINT_S, min(MOST_CHECKPOINT_S, made.compute.max_runtime_s // 20))
 
 
 def measured(ledger: Ledger) -> tuple[Speed, ...]:
@@ -104,10 +131,6 @@ def measured(ledger: Ledger) -> tuple[Speed, ...]:
     except ValidationError:
         logger.warning("the measured speeds can't be read; the plan goes without them", exc_info=True)
         return ()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 def _reserved(made: Plan, model: str, recipe: Recipe, env: Env) -> Plan:

@@ -1,13 +1,14 @@
 """PrepareEvaluation: find the champion, and write what is asked of whom; who answered before is not asked again."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from dropforge_core.aws import Bucket, Ledger, ObjectVanished, newest_approved_package
-from dropforge_core.contracts import EvaluationSetup, PredictionKey, PrepareEvaluationInput
+from dropforge_core.contracts import EvaluationSetup, Plan, PredictionKey, PrepareEvaluationInput
 from dropforge_core.evaluation.cache import (
     EntryUnusable,
     PromptSet,
@@ -34,10 +35,21 @@ from dropforge_core.gate.checks import as_canary
 from dropforge_core.gate.general import general_shards
 from dropforge_core.gate.sampling import answers_wanted
 from dropforge_core.identity import job_name
+from dropforge_core.ladder.steps import LONGEST_EVALUATION_S
 from dropforge_core.layout import RunLayout, split_s3_uri
 from dropforge_core.ledger import Status
+from dropforge_core.planning.duration import START_SECONDS
+from dropforge_core.planning.plan import affordable_seconds
 from dropforge_core.recipe import Recipe
+from jobs import Jobs
+from money import left_for_evaluation
+from pricing import catalogue
 from runtime import Settings, instrumented, logger
+
+LEAST_S: Final = round(START_SECONDS[-1])
+JOB_S: Final = 3600
+PROMPT_S: Final = 15
+"""The longest that a prompt takes, of all that are answered together."""
 
 
 class Env(Settings):
@@ -51,16 +63,45 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """PrepareEvaluationInput to EvaluationSetup. Running it again writes the same shards."""
     env, order = Env.load(), PrepareEvaluationInput.model_validate(event)
     Ledger(env.run_table).move(order.run_id, Status.EVALUATING, redrive=order.redrive)
-    setup = prepare(Bucket(env.run_bucket), order, newest_approved_package(order.model), image=env.image_uri)
+    runs = Bucket(env.run_bucket)
+    setup = prepare(
+        runs,
+        order,
+        newest_approved_package(order.model),
+        image=env.image_uri,
+        affordable_s=_affordable_s(runs, order),
+    )
     for note in setup.cache_notes:
         logger.info(note)
     return setup.model_dump(mode="json")
 
 
+def _affordable_s(runs: Bucket, order: PrepareEvaluationInput) -> int:
+    """What is left of the run's limit, as run time of the transform job; 0 where its type has no price any more."""
+    layout, table = RunLayout(run_id=order.run_id), catalogue(runs)
+    left = left_for_evaluation(
+        Jobs.connect(),
+        Plan.model_validate_json(runs.read(layout.plan)),
+        Recipe.model_validate_json(runs.read(layout.recipe)),
+        table,
+        datetime.now(UTC),
+    )
+    price = table.price(order.evaluation_instance_type, "evaluation")
+    return affordable_seconds(left, LONGEST_EVALUATION_S / 3600, price)
+
+
 def prepare(
-    bucket: Bucket, order: PrepareEvaluationInput, approved: Mapping[str, Any] | None, *, image: str
+    bucket: Bucket,
+    order: PrepareEvaluationInput,
+    approved: Mapping[str, Any] | None,
+    *,
+    image: str,
+    affordable_s: int,
 ) -> EvaluationSetup:
     """Write the shards, the kept predictions that serve again, and `evaluation/setup.json`.
+
+    The job may take an hour and a quarter of a minute a prompt, as far as `affordable_s` goes, and never less than
+    `LEAST_S`, which the plan has put aside.
 
     Raises:
         HoldoutBroken: when the hold-out is unreadable, or has no row with an answer.
@@ -120,6 +161,7 @@ def prepare(
         champion_note=champion.note,
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
+        max_runtime_s=max(LEAST_S, min(affordable_s, JOB_S + PROMPT_S * count)),
         partial_training=order.partial_training,
         training_job_name=order.training_job_name,
         model_data=order.model_data,

@@ -3,6 +3,7 @@
 Events come more than once, late and out of order; each is told once. What is not ours is ignored.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -10,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from announce import announce
 from closing import close_accounts
-from dropforge_core.aws import Bus, Ledger, client, error_code
+from dropforge_core.aws import Bus, Ledger, Purse, client, error_code
 from dropforge_core.events import RunEvent
 from dropforge_core.happenings import ExecutionEnd, JobChange, PackageChange, read, run_of_job
 from dropforge_core.identity import printable
@@ -54,6 +55,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     match happening:
         case JobChange():
             done = _job_changed(happening, ledger, bus)
+            _stop_what_no_run_waits_for(happening, ledger)
             _bill_what_ended_late(happening, ledger, env)
         case PackageChange():
             done = _package_changed(happening, ledger, bus)
@@ -65,9 +67,26 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 
 def _close_accounts(end: ExecutionEnd, ledger: Ledger, env: Env) -> None:
     """Slot and money of a run whose state machine could not give them back. Raised where it fails: it comes again."""
+    if end.final_status is None and not Purse(env.run_table).held(end.run_id).reserved_micro:
+        # As nearly always: SettleRun has done it.
+        return
     run = ledger.run(end.run_id)
     if run is not None and int(run["rank"]) // REDRIVE_STEP <= end.redrive:
         _close(end.run_id, env)
+
+
+def _stop_what_no_run_waits_for(change: JobChange, ledger: Ledger) -> None:
+    """A job that was being created while its execution was stopped is seen here for the first time."""
+    if change.status != "InProgress":
+        return
+    run = ledger.run(change.run_id)
+    if (
+        run is not None
+        and Status(run["status"]).is_terminal
+        and Jobs.connect().stop(change.kind, change.name)
+    ):
+        logger.warning("a job outlived its run and was stopped", job_name=change.name)
+        count("OrphanJobsStopped")
 
 
 def _bill_what_ended_late(change: JobChange, ledger: Ledger, env: Env) -> None:
@@ -159,6 +178,8 @@ def _execution_ended(end: ExecutionEnd, ledger: Ledger, bus: Bus, jobs: Jobs) ->
         return "ignored"
     stopped = _stop_jobs(end, jobs)
     status = end.final_status
+    if status is None:
+        return "ended already"
     message = (
         "The run was cancelled."
         if status == Status.CANCELLED
@@ -169,7 +190,7 @@ def _execution_ended(end: ExecutionEnd, ledger: Ledger, bus: Bus, jobs: Jobs) ->
     fields = {"message": message, "ended_by": US, "ended_at": now(), "told_end": ""}
     if ledger.move(end.run_id, status, fields, redrive=end.redrive):
         run = {**run, **fields, "status": status}
-    if run.get("ended_by") != US or run.get("told_end"):
+    if run.get("told_end") or not (run.get("ended_by") == US or _may_be_untold(end, run)):
         return "ended already"
     event = RunEvent(
         run_id=end.run_id,
@@ -188,6 +209,18 @@ def _execution_ended(end: ExecutionEnd, ledger: Ledger, bus: Bus, jobs: Jobs) ->
     ledger.annotate(end.run_id, {"told_end": now()})
     count("RunClosedByEvent")
     return "closed"
+
+
+def _may_be_untold(end: ExecutionEnd, run: Mapping[str, str]) -> bool:
+    """Whether the execution was cut off after it had recorded its outcome, perhaps before it told it.
+
+    Whoever listens may hear such an end twice; people are told once, because `notify` remembers.
+    """
+    return (
+        end.was_cut_off
+        and Status(run["status"]).is_terminal
+        and int(run["rank"]) // REDRIVE_STEP == end.redrive
+    )
 
 
 def _stop_jobs(end: ExecutionEnd, jobs: Jobs) -> list[str]:

@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError
 
 from announce import announce
 from dropforge_core.aws import Bucket, Bus, Ledger, error_code
+from dropforge_core.budget import JUDGE_FIELD
 from dropforge_core.contracts import EvaluationSetup, GateOutcome, ScoreInput
 from dropforge_core.evaluation.cache import entry, object_key, prompt_set, series_of, worth_keeping
 from dropforge_core.events import RunEvent
@@ -54,7 +55,9 @@ def score(bucket: Bucket, ledger: Ledger, run_id: str, model: str, setup: Evalua
     layout = RunLayout(run_id=run_id)
     recipe = Recipe.model_validate_json(bucket.read(layout.recipe))
     joined = answers(bucket, run_id, setup)
-    ask_judge(bucket, layout, setup, recipe, joined)
+    if judge_usd := ask_judge(bucket, layout, setup, recipe, joined):
+        # Settled with the run's jobs: caps count it.
+        ledger.annotate(run_id, {JUDGE_FIELD: f"{judge_usd:.6f}"})
     judgement = judged(
         bucket,
         run_id=run_id,

@@ -18,6 +18,11 @@ REDRIVABLE: Final = frozenset(
     | {status for status in Status if status.is_failure}
 )
 """Ends after which the same upload may be tried again; the others are answers, not accidents."""
+JOB_LISTS: Final = {
+    "training": "TrainingJobSummaries",
+    "transform": "TransformJobSummaries",
+    "processing": "ProcessingJobSummaries",
+}
 
 
 class Answered(Frozen):
@@ -59,12 +64,17 @@ def redrive(stack: Stack, run: RunRecord, started_at: str) -> Answered:
     It is a new execution, because Step Functions' own redrive would enter the `Fail` state that it ended in.
 
     Raises:
-        CommandFailed: when the run goes on still, or ended with an answer instead of an accident.
+        CommandFailed: when the run goes on still, ended with an answer instead of an accident, or has a job that is
+            still stopping.
     """
     if known(run.status) not in REDRIVABLE:
         raise CommandFailed(
             f"A run that is '{phrase(run.status)}' can't be driven again. Upload again with changed data or "
             "recipe, or with `dropforge push --again`."
+        )
+    if _has_running_jobs(run.run_id):
+        raise CommandFailed(
+            "A job of the run is still stopping, and another would write the same checkpoints. Try again in two minutes."
         )
     turn = run.rank // REDRIVE_STEP + 1
     begins = ExecutionInput(
@@ -89,6 +99,17 @@ def redrive(stack: Stack, run: RunRecord, started_at: str) -> Answered:
         done=True,
         message=f"The run goes on, time {turn + 1}: dropforge follow {run.run_id}",
         execution_arn=arn,
+    )
+
+
+def _has_running_jobs(run_id: str) -> bool:
+    client = aws.client("sagemaker")
+    return any(
+        getattr(client, f"list_{kind}_jobs")(NameContains=run_id, StatusEquals=status, MaxResults=1)[
+            summaries
+        ]
+        for kind, summaries in JOB_LISTS.items()
+        for status in ("InProgress", "Stopping")
     )
 
 

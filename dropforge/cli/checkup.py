@@ -268,6 +268,24 @@ def key(client: Any, key_id: str, name: str = "key") -> Iterator[Check]:
     )
 
 
+def switch(client: Any, parameter: str, name: str = "new runs") -> Iterator[Check]:
+    """Whether uploads start runs.
+
+    Args:
+        client: Systems Manager.
+        parameter: name of the kill switch.
+        name: of the check.
+    """
+    value = str(client.get_parameter(Name=parameter)["Parameter"]["Value"])
+    is_open = value == "open"
+    yield Check(
+        name=name,
+        state="ok" if is_open else "warning",
+        found=f"{parameter} is '{value}': uploads start {'runs' if is_open else 'nothing'}",
+        mend="" if is_open else f"aws ssm put-parameter --name {parameter} --value open --overwrite",
+    )
+
+
 def secrets(client: Any, wanted: Mapping[str, str], name: str = "secrets") -> Iterator[Check]:
     """Whether the secrets that the stack was given are there and hold a value. The value is not read.
 

@@ -15,9 +15,11 @@ from dropforge.cli.console import said
 from dropforge.cli.functions import Hub
 from dropforge.cli.stack import Stack
 from dropforge_core import aws
+from dropforge_core.budget import allowed_only, type_names
 from dropforge_core.dataset.recipe_problems import read_recipe
 from dropforge_core.model import Frozen
-from dropforge_core.recipe import Compute, Recipe
+from dropforge_core.planning import load_catalogue
+from dropforge_core.recipe import Recipe
 
 NOT_CHECKED: Final = (
     "whether the roles' permissions suffice under your organisation's policies, beyond passing roles",
@@ -102,6 +104,9 @@ def _deep_checks(deployed: Deployed) -> dict[str, Callable[[str, Stack], Iterato
         "roles": lambda name, _: checkup.job_roles(aws.client("iam"), roles, name),
         "PassRole": lambda name, stack: _pass_role(name, stack, deployed, roles.values()),
         "training image": lambda name, stack: _image(name, stack, deployed),
+        "new runs": lambda name, _: _with(
+            "IntakeSwitch", deployed, lambda switch: checkup.switch(aws.client("ssm"), switch, name), name
+        ),
         "quota": lambda name, stack: _quota(name, stack, deployed),
         "base model": lambda name, stack: _base_model(name, stack, deployed),
     }
@@ -156,19 +161,34 @@ def _quota(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:
     if stack.is_local:
         yield Check(name=name, state="unknown", found="the local AWS has no quotas")
         return
-    recipe = deployed.recipe()
-    compute = recipe.compute if recipe else Compute()
-    wanted: dict[str, Iterable[str]] = {
-        ("spot training" if compute.spot else "training"): compute.instance_types,
-        "transform": compute.evaluation_instance_types,
-    }
+    wanted, instances, none_left = wanted_quotas(deployed)
+    if none_left:
+        yield Check(name=name, state="bad", found=none_left)
+        return
+    yield from checkup.quotas(aws.client("service-quotas"), wanted, deployed.region, name, instances)
+
+
+def wanted_quotas(deployed: Deployed) -> tuple[Mapping[str, Sequence[str]], Mapping[str, int], str]:
+    """(use to instance types, use to the instances of one job, why there are none) of the stack's runs.
+
+    The types are those of the default recipe that the stack allows, and all others that it allows by name, for which
+    another recipe may ask.
+    """
+    parameters = deployed.parameters
+    allowed, table = type_names(parameters.get("AllowedInstanceTypes", "")), load_catalogue()
+    recipe = deployed.recipe() or Recipe.model_validate({"base_model": STACK_DEFAULT})
+    limited, none_left = allowed_only(recipe, allowed)
+    compute = limited.compute
+    others = [found for found in map(table.find, allowed) if found is not None]
+    training = tuple(dict.fromkeys((*compute.instance_types, *(one.type for one in others))))
+    transform = (*compute.evaluation_instance_types, *(one.type for one in others if one.transform))
+    wanted: dict[str, Sequence[str]] = {"training": training, "transform": tuple(dict.fromkeys(transform))}
     if compute.spot:
         # Where spot has none left, the ladder goes on demand.
-        wanted["training"] = compute.instance_types
-    if cache_type := deployed.parameters.get("CacheInstanceType"):
+        wanted["spot training"] = training
+    if cache_type := parameters.get("CacheInstanceType"):
         wanted["processing"] = (cache_type,)
-    instances = dict.fromkeys(("training", "spot training"), compute.instance_count)
-    yield from checkup.quotas(aws.client("service-quotas"), wanted, deployed.region, name, instances)
+    return wanted, dict.fromkeys(("training", "spot training"), compute.instance_count), none_left
 
 
 def _base_model(name: str, stack: Stack, deployed: Deployed) -> Iterator[Check]:

@@ -12,6 +12,8 @@ from dropforge_core.model import Frozen
 from dropforge_core.recipe import Recipe
 
 MICRO: Final = 1_000_000
+JUDGE_FIELD: Final = "judge_usd"
+"""Of the run's item: what the recipe's judge has cost."""
 
 
 class Caps(Frozen):
@@ -114,6 +116,11 @@ def judge_refused(recipe: Recipe, allowed: str) -> str:
         f"The recipe's evaluation.judge is {judge.model}, and this stack {may}. Set the stack's parameter JudgeModelId to "
         "it, or take evaluation.judge out of the recipe."
     )
+
+
+def type_names(text: str) -> tuple[str, ...]:
+    """The stack's parameter AllowedInstanceTypes as names; none where every type is allowed."""
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 def allowed_only(recipe: Recipe, allowed: tuple[str, ...]) -> tuple[Recipe, str]:

@@ -278,6 +278,8 @@ class SlotInput(StateInput):
     spot: bool = False
     hold_s: float = Field(gt=0)
     """The longest that the job may take, with room: then the slot is given back whatever happened."""
+    instances: int = Field(1, ge=1)
+    """That the job takes: quotas count instances."""
     task_token: str
     started_at: str | None = None
 
@@ -386,7 +388,6 @@ class DiagnoseInput(StateInput):
     instance_type: str = ""
     """Of the failed job, where it is no training job."""
     attempts_of_class: Mapping[str, int] = {}
-    started_at: str | None = None
 
 
 Fault = Literal[
@@ -422,6 +423,8 @@ class Diagnosis(Frozen):
     compute: ComputeChoice | None
     instance_type: str = ""
     """What the next caching or evaluation job takes."""
+    evaluation_limit_s: int = 0
+    """What is left of the cap, as run time of the next evaluation job; 0 for other jobs."""
     attempts_of_class: Mapping[str, int]
     """Failures so far, by `<stage>:<fault>`; handed back in the next DiagnoseInput."""
 
@@ -482,6 +485,8 @@ class EvaluationSetup(Frozen):
     """False where an approved package exists that cannot be answered for here, so that nothing is known of it."""
     champion_note: str = ""
     """Why there is no champion in this evaluation, or why it is not comparable."""
+    max_runtime_s: int = 86_400
+    """That the transform job may take: by its prompts, and by what is left of the run's cap."""
     partial_training: bool = False
     training_job_name: str = ""
     model_data: str = ""

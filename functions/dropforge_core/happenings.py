@@ -67,7 +67,7 @@ class PackageChange(Frozen):
 
 
 class ExecutionEnd(Frozen):
-    """A state machine's execution ended badly, or was aborted."""
+    """A state machine's execution ended."""
 
     run_id: str
     status: str
@@ -75,9 +75,14 @@ class ExecutionEnd(Frozen):
     cause: str
 
     @property
-    def final_status(self) -> Status:
-        """What the run ended as, where the state machine could not say so itself."""
-        return _ENDINGS[self.status]
+    def final_status(self) -> Status | None:
+        """What the run ended as, where the state machine could not say so itself; None where it succeeded."""
+        return _ENDINGS.get(self.status)
+
+    @property
+    def was_cut_off(self) -> bool:
+        """It ended from outside, between any two states."""
+        return self.status in {"ABORTED", "TIMED_OUT"}
 
 
 Happening = JobChange | PackageChange | ExecutionEnd
@@ -165,7 +170,7 @@ def _execution(detail: Mapping[str, Any]) -> ExecutionEnd | None:
     status = _text(detail, "status")
     given = _input(detail)
     run_id = _text(given, "run_id") or _text(detail, "name")
-    if status not in _ENDINGS or _RUN_ID.fullmatch(run_id) is None:
+    if status not in {*_ENDINGS, "SUCCEEDED"} or _RUN_ID.fullmatch(run_id) is None:
         return None
     return ExecutionEnd(
         run_id=run_id,

@@ -1,13 +1,16 @@
 """Commands as they are typed: exit status, one JSON document on stdout, words on stderr."""
 
 import json
+from types import SimpleNamespace
 
 import boto3
 import pytest
 from stub_hub import serving
 
+from dropforge.cli import act
 from dropforge.cli.doctor import event_check
 from dropforge.local import base_models
+from dropforge_core import aws
 from dropforge_core.ledger import Status
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
@@ -247,6 +250,38 @@ def test_redrive_starts_a_new_execution_above_the_old_rank(dropforge, world):
     begins = {"run_id": RUN, "redrive": 1, "dataset_bytes": 3_000_000_000}
     assert begins.items() <= json.loads(described["input"]).items()
     assert world.ledger.run(RUN)["execution_arn"] == described["executionArn"]
+
+
+class StoppingJobs:
+    """SageMaker with one job of a kind that is still stopping."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __getattr__(self, call):
+        kind = call.split("_")[1]
+
+        def listed(*, NameContains, StatusEquals, MaxResults):  # noqa: N803  # the API's names
+            assert (NameContains, MaxResults) == (RUN, 1)
+            is_there = kind == self.kind and StatusEquals == "Stopping"
+            return {f"{kind.title()}JobSummaries": [{}] if is_there else []}
+
+        return listed
+
+
+@pytest.mark.parametrize("kind", ["training", "transform", "processing"])
+def test_redrive_waits_until_the_jobs_of_before_have_stopped(dropforge, world, monkeypatch, kind):
+    """Right after a cancel a job may still save its checkpoint: a second one would write beside it."""
+    world.run(status="CANCELLED")
+
+    def client(service):
+        return StoppingJobs(kind) if service == "sagemaker" else boto3.client(service)
+
+    monkeypatch.setattr(act, "aws", SimpleNamespace(client=client, error_code=aws.error_code))
+    said = dropforge("redrive", RUN)
+    assert said.code == 2
+    assert "still stopping" in said.err
+    assert "execution_arn" not in world.ledger.run(RUN)
 
 
 @pytest.mark.parametrize("status", ["REGISTERED", "DATASET_REJECTED", "TRAINING", "GATE_FAILED"])

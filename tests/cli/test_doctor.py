@@ -8,7 +8,7 @@ from aws_answers import answering, connected, served
 from stub_hub import serving
 
 from dropforge.cli import checkup
-from dropforge.cli.doctor import subscription_check
+from dropforge.cli.doctor import Deployed, subscription_check, wanted_quotas
 from dropforge.cli.functions import Hub
 from dropforge_core.recipe import BaseModelRef
 
@@ -57,6 +57,35 @@ def test_quotas_are_told_for_every_type_and_use():
     ]
     assert "--quota-code L-11111111 --desired-value 1" in found[1].mend
     assert "compute.instance_types" in found[2].mend
+
+
+def test_the_quotas_that_matter_are_those_of_what_the_stack_allows():
+    """Of the default recipe's types those that are allowed, and the others that are; where none is left, that is told."""
+    everything, _, none_left = wanted_quotas(Deployed(region="us-east-1"))
+    assert not none_left
+    assert "ml.g6.xlarge" in everything["training"]
+    few = Deployed(
+        region="us-east-1",
+        parameters={"AllowedInstanceTypes": "ml.g5.xlarge,ml.p5.4xlarge", "CacheInstanceType": "c"},
+    )
+    wanted, _, none_left = wanted_quotas(few)
+    assert not none_left
+    assert wanted["training"] == wanted["spot training"] == ("ml.g5.xlarge", "ml.p5.4xlarge")
+    assert wanted["transform"] == ("ml.g5.xlarge",)
+    assert wanted["processing"] == ("c",)
+    other = Deployed(region="us-east-1", parameters={"AllowedInstanceTypes": "ml.p5.4xlarge"})
+    assert "None of the recipe's compute.instance_types" in wanted_quotas(other)[2]
+
+
+def test_a_switch_that_is_off_is_told(world):
+    """Whoever wonders why an upload starts nothing reads it here, with the command that mends it."""
+    ssm = boto3.client("ssm")
+    for value, state in (("open", "ok"), ("stopped", "warning")):
+        ssm.put_parameter(Name="/doctor/intake", Value=value, Type="String", Overwrite=True)
+        [check] = checkup.switch(ssm, "/doctor/intake")
+        assert check.state == state
+    assert "--name /doctor/intake --value open" in check.mend
+    ssm.delete_parameter(Name="/doctor/intake")
 
 
 def test_a_quota_must_hold_all_instances_of_a_job():

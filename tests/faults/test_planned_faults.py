@@ -12,6 +12,7 @@ PLAN = [
     {"fault": "quota", "at_most": 1},
     {"fault": "throttle", "name": "rungs", "times": 2},
     {"fault": "capacity", "name": "rungs"},
+    {"fault": "internal", "name": "rungs", "times": 2},
     {"fault": "out_of_memory", "name": "rungs", "micro_batch_tokens": 0},
     {"fault": "kill", "name": "rungs", "step": 3},
 ]
@@ -52,15 +53,21 @@ def test_every_rung_beside_a_job_that_hangs_and_a_switch_that_is_off():
         ended = eventually(lambda: seen.ended("rungs"), "the end of the ladder")
         assert ended["status"] in {"REGISTERED", "INCONCLUSIVE", "GATE_FAILED"}
         assert "no free instance of this type" in ended["rung_02"]
-        assert "memory was too small" in ended["rung_03"]
-        assert "rung_04" not in ended
-        capacity, memory, last = seen.jobs("rungs")
+        assert "AWS met an internal error. The same is tried again" in ended["rung_03"]
+        assert "AWS met an internal error for the second time. The same is tried again" in ended["rung_04"]
+        assert "memory was too small" in ended["rung_05"]
+        assert "rung_06" not in ended
+        capacity, *internal, memory, last = seen.jobs("rungs")
         assert capacity["FailureReason"].startswith("CapacityError")
+        assert [job["FailureReason"].partition(":")[0] for job in internal] == ["InternalServerError"] * 2
+        assert {job["ResourceConfig"]["InstanceType"] for job in internal} == {
+            memory["ResourceConfig"]["InstanceType"]
+        }
         types = [job["ResourceConfig"]["InstanceType"] for job in (capacity, memory, last)]
         assert types[0] != types[1] == types[2]
         asked = [int(job["HyperParameters"]["micro_batch_tokens"]) for job in (memory, last)]
         assert asked[1] == asked[0] // 2
-        assert len({job["CheckpointConfig"]["S3Uri"] for job in (capacity, memory, last)}) == 1
+        assert len({job["CheckpointConfig"]["S3Uri"] for job in seen.jobs("rungs")}) == 1
         assert last["TrainingJobStatus"] == "Completed"
         assert "Interrupted" in [moment["Status"] for moment in last["SecondaryStatusTransitions"]]
 

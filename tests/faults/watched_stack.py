@@ -63,6 +63,13 @@ class Watched:
             for one in found
         ]
 
+    def evaluations(self, model):
+        """Descriptions of its transform jobs."""
+        found = self.sagemaker.list_transform_jobs(NameContains=model)["TransformJobSummaries"]
+        return [
+            self.sagemaker.describe_transform_job(TransformJobName=one["TransformJobName"]) for one in found
+        ]
+
     def assert_all_money_is_settled(self, runs):
         """Nothing is reserved any more, and the accounts hold what was spent."""
         reservations = [json.loads(item["reservation"]) for item in self.items("RESERVATION#")]

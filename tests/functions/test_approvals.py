@@ -8,8 +8,8 @@ from botocore.exceptions import ClientError
 
 import decide_approval
 import request_approval
-from dropforge_core.approval import TOKEN_FIELD
-from dropforge_core.aws import Ledger
+from dropforge_core.approval import LIMIT_FIELD, TOKEN_FIELD
+from dropforge_core.aws import Ledger, Purse
 from dropforge_core.contracts import DatasetFacts
 from dropforge_core.ledger import Status
 from dropforge_core.planning import BaseSource, plan, shape_of
@@ -55,8 +55,10 @@ class StepFunctions:
     def __init__(self):
         self.sent = []
         self.refusal = None
+        self.before = lambda: None
 
     def send_task_success(self, **sent):
+        self.before()
         self.sent.append(sent)
         if self.refusal:
             raise ClientError({"Error": {"Code": self.refusal}}, "SendTaskSuccess")
@@ -151,6 +153,25 @@ def test_a_state_that_waits_no_more_is_told(ask, answer, machine, gone):
     ask()
     machine.refusal = gone
     assert answer("approve")["code"] == "not_waiting"
+
+
+@pytest.mark.parametrize(
+    ("repeated", "ended", "kept"), [(False, False, 0), (True, False, 1), (True, True, 0)]
+)
+def test_money_stays_reserved_for_a_run_that_may_go_on(ask, answer, machine, *, repeated, ended, kept):
+    """A yes that comes too late gives the money back; the same yes again does so only where the run has ended."""
+    ask()
+    Ledger("runs").annotate(RUN, {LIMIT_FIELD: "2.5"})
+    if repeated:
+        machine.refusal = "InternalServerError"
+        with pytest.raises(ClientError):
+            answer("approve")
+    machine.refusal = "TaskTimedOut"
+    if ended:
+        # Between the question's status and its answer.
+        machine.before = lambda: Ledger("runs").move(RUN, Status.APPROVAL_EXPIRED)
+    assert answer("approve")["code"] == "not_waiting"
+    assert Purse("runs").held(RUN).reserved_micro == kept * 2_500_000
 
 
 def test_a_lapsed_question_takes_no_answer(ask, answer, machine):

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
@@ -10,11 +11,13 @@ import acquire_slot
 import settle_run
 import slot_desk
 from dropforge_core.aws import Contended, Ledger, Purse
-from dropforge_core.budget import Caps, reserving
+from dropforge_core.budget import JUDGE_FIELD, Caps, reserving
 from dropforge_core.ladder import slots
+from dropforge_core.ledger import Status
 from dropforge_core.planning import load_catalogue
+from dropforge_core.recipe import Recipe
 from jobs import Jobs
-from money import cost_of_run, reserve, settle
+from money import cost_of_run, left_for_evaluation, reserve, settle
 from patience import TRIES, patiently
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -51,7 +54,7 @@ def machine(monkeypatch):
 def ask(account, machine, context, monkeypatch):
     monkeypatch.setenv("MAX_CONCURRENT_JOBS", "2")
 
-    def go(number, model="m", token=None, stage="TRAIN", since="2026-03-01T12:00:00Z"):
+    def go(number, model="m", token=None, stage="TRAIN", since="2026-03-01T12:00:00Z", *, instances=1):
         event = {
             "run_id": run_id(number),
             "model": model,
@@ -59,6 +62,7 @@ def ask(account, machine, context, monkeypatch):
             "stage": stage,
             "instance_type": "ml.g5.xlarge",
             "spot": True,
+            "instances": instances,
             "hold_s": 3600,
             "started_at": since,
             "task_token": token or f"token-{number}",
@@ -86,6 +90,13 @@ def test_who_ends_lets_the_next_go_on(ask, end, machine):
     assert machine.sent == ["token-0", "token-1", "token-2"]
     end(0)
     assert machine.sent == ["token-0", "token-1", "token-2"]
+
+
+def test_a_jobs_instances_are_in_the_queue(ask):
+    """What the state machine asks for is what the pool counts."""
+    ask(0, instances=2)
+    ask(1)
+    assert slots.in_pool(queue(), slots.pool_of("TRAIN", "ml.g5.xlarge", spot=True)) == 3
 
 
 def test_a_lost_word_is_said_again(ask, end, machine):
@@ -160,6 +171,14 @@ def test_money_that_was_not_spent_is_there_again(account):
     assert purse.taken("SPENT#model#m#2026-03-01") == 13_250_000
 
 
+def test_what_the_judge_cost_counts_into_the_caps(account, end):
+    """It is no job of SageMaker's, but money of the run: reserved with it, and settled with it."""
+    reserve(Purse("runs"), run_id=run_id(0), model="m", limit_usd=6.0, caps=Caps(), at=NOON)
+    Ledger("runs").open_run(run_id(0), "m", Status.GATING, {JUDGE_FIELD: "1.500000"})
+    assert end(0) == {"cost_usd": 1.5}
+    assert Purse("runs").taken("SPENT#stack#2026-03-01") == 1_500_000
+
+
 def test_a_run_that_reserved_nothing_settles_nothing(account):
     """A dataset that was rejected has no account to move."""
     settle(Purse("runs"), run_id=run_id(0), cost_usd=5.0)
@@ -215,6 +234,39 @@ class Described:
             if kind == "TrainingJob"
             else described
         )
+
+
+def test_a_job_that_goes_on_counts_up_to_now():
+    """Whoever asks what is left while a job stops is not told that it cost nothing; settling waits for its end."""
+    table = load_catalogue()
+    described = Described()
+    running = {
+        "TrainingStartTime": NOON,
+        "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2},
+    }
+    described.describe_training_job = lambda **_: running
+    kinds = ["TrainingJob"]
+    hour = table.find("ml.g5.xlarge").usd_hour
+    asked = cost_of_run(Jobs(described), "r", table, kinds=kinds, until=NOON.replace(minute=30))
+    assert asked == pytest.approx(2 * 0.5 * 2 * hour)
+    assert cost_of_run(Jobs(described), "r", table, kinds=kinds) == 0
+
+
+def test_what_an_evaluation_may_cost_is_what_the_run_has_not_spent():
+    """All jobs so far count, and the most that the recipe's judge may cost."""
+    table, jobs = load_catalogue(), Jobs(Described())
+    judge = {
+        "model": "amazon.nova-pro-v1:0",
+        "usd_per_million_input_tokens": 1.0,
+        "usd_per_million_output_tokens": 1.0,
+        "max_cost_usd": 2.0,
+    }
+    spent = cost_of_run(jobs, "r", table)
+    for evaluation, most in (({}, 0.0), ({"judge": judge}, 2.0)):
+        recipe = Recipe.model_validate({"base_model": "org/model", "evaluation": evaluation})
+        plan = SimpleNamespace(run_id="r", spend_limit_usd=25.0)
+        left = left_for_evaluation(jobs, plan, recipe, table, NOON)
+        assert left == pytest.approx(25.0 - spent - most)
 
 
 def test_every_kind_of_job_counts():

@@ -9,9 +9,10 @@ import diagnose_failure
 from dropforge_core.aws import Ledger
 from dropforge_core.contracts import DatasetFacts, Diagnosis
 from dropforge_core.identity import job_name
+from dropforge_core.ladder.steps import STOP_GRACE_S
 from dropforge_core.layout import RunLayout
 from dropforge_core.ledger import Status
-from dropforge_core.planning import BaseSource, plan, shape_of
+from dropforge_core.planning import BaseSource, load_catalogue, plan, shape_of
 from dropforge_core.recipe import Recipe
 
 RUN = "e" * 26
@@ -65,7 +66,6 @@ def diagnose(account, published, context):
             "job_name": NAME,
             "compute": compute.model_dump(mode="json") if compute else None,
             "attempts_of_class": {},
-            "started_at": "2026-01-01T00:00:00Z",
         }
         return Diagnosis.model_validate(diagnose_failure.handler(event | more, context))
 
@@ -110,6 +110,72 @@ def test_an_attempt_follows_with_what_is_left_of_the_cap(made, diagnose):
     price = 1.408
     paid = found.compute.max_runtime_s / 3600 * price + made.evaluation_reserve_usd
     assert paid <= made.spend_limit_usd
+
+
+def evaluation_failed(reason):
+    return {"TransformJobName": NAME, "TransformJobStatus": "Failed", "FailureReason": reason}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "next_type"), [("", "ml.g6.xlarge"), ("ml.g5.xlarge, ml.g6e.xlarge", "ml.g6e.xlarge")]
+)
+def test_the_ladder_keeps_to_what_the_stack_allows(
+    account, made, diagnose, monkeypatch, *, allowed, next_type
+):
+    """An evaluation without capacity goes to the next type of the recipe that the stack allows, with what is left."""
+    monkeypatch.setenv("ALLOWED_INSTANCE_TYPES", allowed)
+    types = ["ml.g5.xlarge", "ml.g6.xlarge", "ml.g6e.xlarge"]
+    recipe = Recipe.model_validate(
+        {"base_model": "org/model", "compute": {"evaluation_instance_types": types}}
+    )
+    account.put(LAYOUT.recipe, recipe.model_dump_json())
+    found = diagnose(
+        evaluation_failed("CapacityError: none"),
+        made.compute,
+        stage="EVALUATE",
+        state="EvaluateCandidate",
+        instance_type="ml.g5.xlarge",
+    )
+    assert (found.action, found.instance_type) == ("RETRY", next_type)
+    hour = load_catalogue().price(next_type, "evaluation")
+    assert 600 <= found.evaluation_limit_s <= made.spend_limit_usd / hour * 3600
+
+
+class Running:
+    """SageMaker whose job goes on although Step Functions has given it up."""
+
+    def __init__(self):
+        self.stopped = []
+
+    def __getattr__(self, call):
+        kind = {"training": "TrainingJob", "transform": "TransformJob", "processing": "ProcessingJob"}[
+            call.split("_")[1]
+        ]
+        if call.startswith("list_"):
+            return lambda **_: {f"{kind}Summaries": []}
+        if call.startswith("stop_"):
+            return lambda **asked: self.stopped.append(asked[f"{kind}Name"])
+        return lambda **asked: {f"{kind}Name": asked[f"{kind}Name"], f"{kind}Status": "InProgress"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "state"),
+    [("CACHE", "CacheBaseModel"), ("TRAIN", "TrainAdapter"), ("EVALUATE", "EvaluateCandidate")],
+)
+def test_a_job_that_step_functions_lost_sight_of_is_stopped(made, diagnose, monkeypatch, stage, state):
+    """The next attempt would run beside it: it is stopped by name first, and waited for."""
+    running = Running()
+    monkeypatch.setattr(diagnose_failure.Jobs, "connect", lambda: diagnose_failure.Jobs(running))
+    found = diagnose(
+        "Rate exceeded while the job was followed",
+        made.compute,
+        stage=stage,
+        state=state,
+        instance_type="ml.m5.xlarge" if stage == "CACHE" else "ml.g5.xlarge",
+    )
+    assert running.stopped == [NAME]
+    assert (found.fault, found.action) == ("THROTTLED", "RETRY")
+    assert found.wait_s >= STOP_GRACE_S
 
 
 def test_a_job_at_its_limit_is_judged_by_what_it_left(account, made, diagnose):

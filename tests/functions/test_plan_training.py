@@ -6,13 +6,14 @@ import json
 import pytest
 
 import plan_training
-from dropforge_core.aws import Ledger
+from dropforge_core.aws import Ledger, Purse
 from dropforge_core.contracts import DatasetFacts, Plan, TrainingConfig
 from dropforge_core.layout import MODEL_SHAPE, RunLayout
 from dropforge_core.ledger import Status
 from dropforge_core.planning import BaseModelUnsuitable, CountedShape, shape_of
 from dropforge_core.recipe import Recipe
 from hub import BaseModelUnavailable
+from money import settle
 
 RUN = "d" * 26
 LAYOUT = RunLayout(run_id=RUN)
@@ -80,6 +81,31 @@ def test_a_model_at_an_s3_prefix_is_planned_and_written_down(account, start, pub
     assert event.message.startswith("Plan: ml.g6.xlarge on spot")
     assert event.data["rows_train"] == 100
     assert event.data["cost_low"] <= event.data["cost_expected"] <= event.data["cost_high"]
+
+
+def test_a_run_that_is_started_again_goes_on_with_what_it_has_left(account, start):
+    """What its jobs cost before is settled; the plan gives the rest, counts what is trained, and takes no more."""
+    put_model(account, "sources/tiny/")
+    first = start("s3://runs/sources/tiny/")
+    settle(Purse("runs"), run_id=RUN, cost_usd=20.0)
+    account.put(f"{LAYOUT.checkpoints}step-{first.steps:08d}/MANIFEST.json", "{}")
+    again = start("s3://runs/sources/tiny/")
+    assert again.within_budget
+    assert again.compute.max_runtime_s < first.compute.max_runtime_s / 3
+    assert any("has spent $20.00 of its cap; it has 100%" in note for note in again.notes)
+    assert Purse("runs").held(RUN).reserved_micro == 5_000_000
+    settle(Purse("runs"), run_id=RUN, cost_usd=24.9)
+    assert "$24.90 are spent" in start("s3://runs/sources/tiny/").reason
+
+
+def test_checkpoints_are_as_frequent_as_the_cap_is_small(account, start):
+    """A machine that is taken away costs about a twentieth of what the cap pays, at most five minutes, at least one."""
+    put_model(account, "sources/tiny/")
+    for cap, least, most in ((25, 300, 300), (1.2, 60, 299)):
+        made = start("s3://runs/sources/tiny/", compute={"max_cost_usd": cap})
+        config = TrainingConfig.model_validate_json(account.get(LAYOUT.training_config + "training.json"))
+        assert least <= config.checkpoint_every_s <= most
+        assert config.checkpoint_every_s <= max(60, made.compute.max_runtime_s / 20)
 
 
 JUDGE = {

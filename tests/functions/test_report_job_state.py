@@ -73,7 +73,6 @@ def test_what_is_not_ours_is_ignored(ledger, tell, published):
         {},
         {"detail-type": "Scheduled Event", "detail": {}},
         {"detail-type": "SageMaker Training Job State Change", "detail": None},
-        ended("SUCCEEDED"),
     ]
     assert {tell(event) for event in foreign} == {"ignored"}
     assert published == []
@@ -93,6 +92,16 @@ def test_an_outcome_that_was_recorded_stays(ledger, tell, published):
     assert tell(ended("FAILED")) == "ended already"
     assert ledger.run(RUN)["status"] == "GATE_FAILED"
     assert published == []
+
+
+def test_an_end_that_was_cut_off_before_it_was_told_is_told(ledger, tell, published):
+    """Aborted between writing its outcome and telling it: the outcome stays, and is told, once by this way."""
+    ledger.move(RUN, Status.INCONCLUSIVE, {"message": "no telling", "report_uri": "s3://r"})
+    assert [tell(ended("ABORTED")) for _ in range(2)] == ["closed", "ended already"]
+    [(kind, event)] = published
+    assert (kind, event.status, event.message) == ("RunEnded", "INCONCLUSIVE", "no telling")
+    assert event.data["report_uri"] == "s3://r"
+    assert ledger.run(RUN)["status"] == "INCONCLUSIVE"
 
 
 def test_an_end_that_could_not_be_told_is_told_when_the_event_comes_again(ledger, tell, monkeypatch):
@@ -151,6 +160,19 @@ def test_no_job_outlives_its_run(ledger, tell, published, monkeypatch):
     assert NAME in published[0][1].message
 
 
+def test_a_job_that_is_created_while_its_run_is_stopped_is_stopped_when_it_is_heard_of(
+    ledger, tell, published, monkeypatch
+):
+    """Its execution was aborted before the job could be listed; a run that goes on keeps its job."""
+    running = RunningJobs([])
+    monkeypatch.setattr(report_job_state.Jobs, "connect", lambda: report_job_state.Jobs(running))
+    tell(training("Starting"))
+    assert running.stopped == []
+    ledger.move(RUN, Status.CANCELLED)
+    tell(training("Pending"))
+    assert running.stopped == [NAME]
+
+
 class Billed:
     """SageMaker with one training job that ran for half an hour on an ml.g5.xlarge."""
 
@@ -189,6 +211,19 @@ def test_a_run_that_died_leaves_only_what_it_cost_in_the_caps(ledger, tell, publ
     tell(late)
     for account in ("stack#2026-03-01", "stack#2026-03", "model#m#2026-03-01", "model#m#2026-03"):
         assert purse.taken(f"SPENT#{account}") == micro(hour)
+
+
+def test_a_success_settles_what_the_state_machine_could_not(ledger, tell, published, monkeypatch):
+    """SettleRun failed and the run went on to its end: money and slot come back all the same, and nothing is told."""
+    monkeypatch.setattr(report_job_state.Jobs, "connect", lambda: report_job_state.Jobs(Billed()))
+    purse, noon = Purse("runs"), datetime(2026, 3, 1, 12, tzinfo=UTC)
+    reserve(purse, run_id=RUN, model="m", limit_usd=8.0, caps=Caps(), at=noon)
+    ledger.move(RUN, Status.REGISTERED)
+    assert tell(ended("SUCCEEDED")) == "ended already"
+    hour = load_catalogue().find("ml.g5.xlarge").usd_hour
+    assert purse.held(RUN).reserved_micro == 0
+    assert purse.taken("SPENT#stack#2026-03-01") == micro(hour / 2)
+    assert published == []
 
 
 def test_an_old_end_takes_nothing_from_a_run_that_was_started_again(ledger, tell, published):

@@ -87,6 +87,7 @@ SETUP: Final = EvaluationSetup(
     job_name=job_name(MODEL, RUN_ID, 1, "e"),
     sagemaker_model_name=job_name(MODEL, RUN_ID, 1, "e"),
     prompts=240,
+    max_runtime_s=7200,
     variants=("base", "candidate"),
     champion_package_arn=None,
     champion_model_data="",

@@ -4,7 +4,7 @@ import json
 from functools import cache
 
 import pytest
-from asl_answers import DIAGNOSIS, HAPPY, INPUT, MODEL, PACKAGE_ARN, RUN_ID, payload
+from asl_answers import DIAGNOSIS, HAPPY, INPUT, MODEL, PACKAGE_ARN, PLAN, RUN_ID, SETUP, payload
 from asl_cases import CASES, NEXT_TYPE, Case
 from asl_interpreter import Fails, Story, run
 from asl_machine import deployed, states
@@ -227,7 +227,31 @@ def test_jobs_end_by_their_own_limit_before_their_state_does() -> None:
         if call.state == "CacheBaseModel":
             assert call.timeout_s == call.arguments["StoppingCondition"]["MaxRuntimeInSeconds"] + 1800
         if call.state == "EvaluateCandidate":
-            assert call.timeout_s == 3600 + 15 * 240
+            assert call.timeout_s == SETUP.max_runtime_s
+
+
+def test_an_evaluation_ends_with_what_the_cap_has_left() -> None:
+    """The first by the setup's limit, a further one by what the ladder says is left, and its slot outlasts both."""
+    case = CASES["evaluation is tried again"]
+    answers = {
+        **HAPPY,
+        **case.answers,
+        "DiagnoseFailure": [payload(DIAGNOSIS, action="RETRY", wait_s=0, evaluation_limit_s=900)],
+    }
+    calls = run(deployed(), INPUT, answers).calls
+    limits = [call.timeout_s for call in calls if call.state == "EvaluateCandidate"]
+    held = [call.arguments["Payload"]["hold_s"] for call in calls if call.state == "AcquireEvaluationSlot"]
+    assert limits == [SETUP.max_runtime_s, 900]
+    assert held == [limit + 3600 for limit in limits]
+
+
+def test_a_slot_weighs_the_instances_of_its_job() -> None:
+    """Quotas count instances: a training job of two asks for two, and one of before there were any for one."""
+    for given, expected in (({"instance_count": 2}, [2, 1]), ({}, [1, 1])):
+        plan = PLAN.model_copy(update={"compute": PLAN.compute.model_copy(update=given)})
+        calls = run(deployed(), INPUT, {**HAPPY, "PlanTraining": [payload(plan)]}).calls
+        asked = [call.arguments["Payload"]["instances"] for call in calls if call.state.startswith("Acquire")]
+        assert asked == expected
 
 
 def test_each_part_is_checked_and_copied_once() -> None:

@@ -68,7 +68,7 @@ def test_the_derivation_sees_what_functions_do() -> None:
     assert not any(action.startswith("s3:") for action in needs("notify"))
     assert "sagemaker:StopTransformJob" in needs("report_job_state")
     assert "sagemaker:ListTrainingJobs" in needs("diagnose_failure")
-    assert "sagemaker:ListTransformJobs" not in needs("diagnose_failure")
+    assert "sagemaker:ListTransformJobs" not in needs("intake")
 
 
 def _needed_by_state(state: dict[str, Any]) -> set[str]:

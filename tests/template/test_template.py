@@ -227,7 +227,8 @@ def _sagemaker(detail_type: str) -> dict[str, Any]:
         (_execution("FAILED"), {"ExecutionStateChange"}),
         (_execution("TIMED_OUT"), {"ExecutionStateChange"}),
         (_execution("ABORTED"), {"ExecutionStateChange"}),
-        (_execution("SUCCEEDED"), set()),
+        (_execution("SUCCEEDED"), {"ExecutionStateChange"}),
+        (_execution("RUNNING"), set()),
         (_execution("FAILED", machine="arn:aws:states:eu-west-1:123456789012:stateMachine:another"), set()),
         # A child of a Map ends; its run goes on.
         (_execution("FAILED", machine={"Fn::Sub": "${FineTuneStateMachine}/SurveyParts"}), set()),

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dropforge.local.sagemaker.errors import ApiError, JobFailed
-from dropforge.local.sagemaker.jobs import Job
+from dropforge.local.sagemaker.jobs import Job, instances_of
 from dropforge.local.sagemaker.process import Halt
 
 Word = Literal["Training", "Processing", "Transform"]
@@ -52,7 +52,7 @@ class PlannedFault(BaseModel):
     seconds: float | None = None
     """Of `quota`: how long it refuses, from its first refusal; then `times` does not count."""
     at_most: int | None = None
-    """Of `quota`: jobs of this kind that may be in progress; then neither `times` nor `seconds` counts."""
+    """Of `quota`: instances that jobs of this kind may have together; then neither `times` nor `seconds` counts."""
     micro_batch_tokens: int = 0
     said: str = "CODE: as planned"
     """First line of the container's failure file."""
@@ -71,12 +71,14 @@ class FaultPlan:
         self._since: dict[int, float] = {}
 
     def refuse(self, word: Word, request: Mapping[str, Any], in_progress: int) -> None:
-        """Raises ApiError where this call is to be refused. `in_progress` counts the jobs of that kind."""
+        """Raises ApiError where this call is to be refused. `in_progress` counts the instances of jobs of that kind."""
         with self._lock:
             for index, fault in self._for(word, request):
                 if fault.fault == "throttle" and self._use(index, fault):
                     raise ApiError("ThrottlingException", "Rate exceeded")
-                if fault.fault == "quota" and self._is_full(index, fault, in_progress):
+                if fault.fault == "quota" and self._is_full(
+                    index, fault, in_progress + instances_of(request)
+                ):
                     raise ApiError(
                         "ResourceLimitExceeded", _full(word, request, fault.at_most or in_progress)
                     )
@@ -166,9 +168,9 @@ class FaultPlan:
         self._met[index] = used + 1
         return True
 
-    def _is_full(self, index: int, fault: PlannedFault, in_progress: int) -> bool:
+    def _is_full(self, index: int, fault: PlannedFault, together: int) -> bool:
         if fault.at_most is not None:
-            return in_progress >= fault.at_most
+            return together > fault.at_most
         if fault.seconds is None:
             return self._use(index, fault)
         now = self._monotonic()
@@ -195,10 +197,11 @@ def _full(word: Word, request: Mapping[str, Any], used: int) -> str:
     cluster = request.get("ProcessingResources", {}).get("ClusterConfig", {})
     instance = resources.get("InstanceType") or cluster.get("InstanceType", "")
     spot = "spot " if request.get("EnableManagedSpotTraining") else ""
+    asked = instances_of(request)
     usage = f"{instance} for {spot}{word.lower()} job usage"
     return (
-        f"The account-level service limit '{usage}' is {max(1, used)} Instances, with current utilization of "
-        f"{max(1, used)} Instances and a request delta of 1 Instances. Please use AWS Service Quotas to request an "
+        f"The account-level service limit '{usage}' is {max(asked, used)} Instances, with current utilization of "
+        f"{max(asked, used)} Instances and a request delta of {asked} Instances. Please use AWS Service Quotas to request an "
         "increase for this quota. If AWS Service Quotas is not available, contact AWS support to request an increase "
         "for this quota."
     )

@@ -77,6 +77,14 @@ TRANSFORM: Final = Kind(
 )
 
 
+def instances_of(request: Mapping[str, Any]) -> int:
+    """That a job's request asks for; of several types in one request each asks for as many."""
+    cluster = request.get("ProcessingResources", {}).get("ClusterConfig")
+    resources = cluster or request.get("ResourceConfig") or request.get("TransformResources") or {}
+    asked = next(iter(resources.get("InstancePreferences", ())), resources)
+    return int(asked.get("InstanceCount", 1))
+
+
 class Job:
     """One job: its request, what became of it, and the lever that ends it. Safe to use from any thread."""
 
@@ -231,9 +239,9 @@ class JobBook:
         return job
 
     def in_progress(self) -> int:
-        """Jobs that have not ended."""
+        """Instances of the jobs that have not ended."""
         with self._lock:
-            return sum(not job.ended for job in self._jobs.values())
+            return sum(instances_of(job.request) for job in self._jobs.values() if not job.ended)
 
     def get(self, name: str) -> Job:
         """Raises ApiError (ValidationException, as SageMaker does) where there is none."""

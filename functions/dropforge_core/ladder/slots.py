@@ -1,11 +1,13 @@
-"""Slots: how many jobs may take an instance at a time, and whose turn it is.
+"""Slots: how many jobs may take their instances at a time, and whose turn it is.
 
 A run takes a slot before its training job and before its evaluation job, and waits for it at no cost. A slot
-belongs to a pool, which is one quota of the account: kind of job, instance type, spot or not. How many a pool has
-is learned: where SageMaker refuses a job for its quota, the pool has as many slots as there are jobs of ours in it.
-From time to time one more is tried, so that a quota that was raised, or that others have left, is found.
+belongs to a pool, which is one quota of the account: kind of job, instance type, spot or not. Quotas count
+instances, and so do pools: a job of two instances takes two. How many a pool has is learned: where SageMaker refuses a
+job for its quota, the pool has less than our jobs and this one together would take. From time to time more is tried, so
+that a quota that was raised, or that others have left, is found.
 
-Whose turn: the models take turns, and within a model the oldest upload is first. Times are seconds since 1970.
+Whose turn: the models take turns, and within a model the oldest upload is first. A job that is larger than what is free
+is waited for by those behind it, or smaller ones would keep it waiting for ever. Times are seconds since 1970.
 Every function takes a queue and gives a new one; where it is kept, and who is told, is decided elsewhere.
 """
 
@@ -41,6 +43,8 @@ class Ticket(Frozen):
     """When it last asked."""
     hold_s: float
     """How long it may hold the slot."""
+    instances: int = 1
+    """That its job takes of the pool."""
 
 
 class Lease(Frozen):
@@ -55,13 +59,14 @@ class Lease(Frozen):
     hold_s: float
     turn: int
     """Its model's turn before it was served: a job that is refused has not been served."""
+    instances: int = 1
 
 
 class Size(Frozen):
     """What is known of a pool whose quota has refused somebody."""
 
     limit: int
-    """Slots that it has."""
+    """Instances that it has."""
     until: float
     """Then more are tried."""
     step: int = 1
@@ -120,7 +125,7 @@ def leave(queue: Queue, run_id: str) -> Queue:
 
 
 def refuse(queue: Queue, run_id: str, now: float) -> Queue:
-    """The account's quota refused this holder: its pool has as many slots as the others hold.
+    """The account's quota refused this holder: its pool has less than it and the others would take together.
 
     It waits again at once, where it stood before.
     """
@@ -135,7 +140,8 @@ def refuse(queue: Queue, run_id: str, now: float) -> Queue:
     if known and known.step > 1:
         # It was the one more that was tried.
         span = min(LONGEST_PROBE_S, 2 * span)
-    size = Size(limit=others, until=now + span, span_s=span, empty_since=empty_since)
+    limit = others + held.instances - 1
+    size = Size(limit=limit, until=now + span, span_s=span, empty_since=empty_since)
     queue = queue.model_copy(update={"sizes": {**queue.sizes, held.pool: size}})
     again = Ticket(
         run_id=run_id,
@@ -144,6 +150,7 @@ def refuse(queue: Queue, run_id: str, now: float) -> Queue:
         since=held.since,
         asked=now,
         hold_s=held.hold_s,
+        instances=held.instances,
     )
     queue = enter(queue, again)
     turn = min(held.turn, queue.turns.get(_place(again), held.turn))
@@ -151,26 +158,26 @@ def refuse(queue: Queue, run_id: str, now: float) -> Queue:
 
 
 def grant(queue: Queue, now: float, at_most: int) -> tuple[Queue, tuple[Ticket, ...]]:
-    """Give every free slot to whose turn it is. `at_most` slots over all pools; 0 for no bound but the quotas."""
+    """Give every free slot to whose turn it is. `at_most` jobs over all pools; 0 for no bound but the quotas."""
     queue = _swept(queue, now)
     granted: list[Ticket] = []
     leases = list(queue.leases)
     held: dict[str, int] = {}
     for lease in queue.leases:
-        held[lease.pool] = held.get(lease.pool, 0) + 1
+        held[lease.pool] = held.get(lease.pool, 0) + lease.instances
     sizes, turns, turn = dict(queue.sizes), dict(queue.turns), queue.turn
     waiting = list(queue.waiting)
     free = at_most - len(queue.leases) if at_most else len(waiting)
     while free > 0:
-        for pool in {ticket.pool for ticket in waiting}:
-            sizes.update(_tried(sizes, pool, held.get(pool, 0), now))
+        for ticket in _heads(waiting, turns, {}):
+            sizes.update(_tried(sizes, ticket, held.get(ticket.pool, 0), now))
         first = _first(waiting, turns, sizes, held)
         if first is None:
             break
         waiting.remove(first)
         granted.append(first)
         leases.append(_lease(first, now, turns.get(_place(first), 0)))
-        held[first.pool] = held.get(first.pool, 0) + 1
+        held[first.pool] = held.get(first.pool, 0) + first.instances
         turn += 1
         turns[_place(first)] = turn
         free -= 1
@@ -193,8 +200,8 @@ def lease_of(queue: Queue, run_id: str) -> Lease | None:
 
 
 def in_pool(queue: Queue, pool: str) -> int:
-    """How many hold a slot of the pool."""
-    return sum(one.pool == pool for one in queue.leases)
+    """How many instances of the pool are held."""
+    return sum(one.instances for one in queue.leases if one.pool == pool)
 
 
 def is_hopeless(queue: Queue, pool: str, now: float) -> bool:
@@ -249,37 +256,59 @@ def _lease(ticket: Ticket, now: float, turn: int) -> Lease:
         since=ticket.since,
         hold_s=ticket.hold_s,
         turn=turn,
+        instances=ticket.instances,
     )
 
 
-def _tried(sizes: Mapping[str, Size], pool: str, held: int, now: float) -> Mapping[str, Size]:
-    """The pool's size, grown where it was believed for long enough and is used up."""
-    size = sizes.get(pool)
-    if size is None or now < size.until or held < size.limit:
+def _tried(sizes: Mapping[str, Size], first: Ticket, held: int, now: float) -> Mapping[str, Size]:
+    """The size of the pool of whose turn it is, grown where it was believed for long enough and has no room."""
+    size = sizes.get(first.pool)
+    if size is None or now < size.until or held + first.instances <= size.limit:
         return {}
     span = size.span_s if size.step == 1 else PROBE_S
     grown = Size(
-        limit=held + size.step,
+        limit=held + max(size.step, first.instances),
         until=now + span,
         step=2 * size.step,
         span_s=span,
         empty_since=None if held else size.empty_since,
     )
-    return {pool: grown}
+    return {first.pool: grown}
 
 
 def _first(
     waiting: Iterable[Ticket], turns: Mapping[str, int], sizes: Mapping[str, Size], held: Mapping[str, int]
 ) -> Ticket | None:
-    """Whose turn it is, of those whose pool has room: of each model the oldest, of the models who waited longest."""
+    """Whose turn it is, over all pools that have room for the one whose turn it is there."""
+
+    def has_room(one: Ticket) -> bool:
+        size = sizes.get(one.pool)
+        return size is None or held.get(one.pool, 0) + one.instances <= size.limit
+
+    fitting = [one for one in _heads(waiting, turns, sizes) if has_room(one)]
+    return min(fitting, key=lambda one: _order(one, turns), default=None)
+
+
+def _heads(
+    waiting: Iterable[Ticket], turns: Mapping[str, int], sizes: Mapping[str, Size]
+) -> tuple[Ticket, ...]:
+    """Of each pool whose turn it is: of each model the oldest, of the models who waited longest.
+
+    One that takes more than the whole pool has, as far as that is known, keeps nobody waiting.
+    """
     oldest: dict[str, Ticket] = {}
     for ticket in waiting:
-        place, size = _place(ticket), sizes.get(ticket.pool)
-        if place not in oldest and (size is None or held.get(ticket.pool, 0) < size.limit):
-            oldest[place] = ticket
-    return min(
-        oldest.values(), key=lambda one: (turns.get(_place(one), 0), one.since, one.run_id), default=None
-    )
+        size = sizes.get(ticket.pool)
+        if size is None or ticket.instances <= size.limit:
+            oldest.setdefault(_place(ticket), ticket)
+    heads: dict[str, Ticket] = {}
+    for ticket in sorted(oldest.values(), key=lambda one: _order(one, turns)):
+        heads.setdefault(ticket.pool, ticket)
+    return tuple(heads.values())
+
+
+def _order(one: Ticket, turns: Mapping[str, int]) -> tuple[int, float, str]:
+    return turns.get(_place(one), 0), one.since, one.run_id
 
 
 def _place(ticket: Ticket) -> str:

@@ -10,10 +10,9 @@ from typing import Any, Final, Literal, NamedTuple
 from dropforge_core.contracts import ComputeChoice, Fault
 from dropforge_core.identity import job_name
 from dropforge_core.ladder.cause import Evidence
-from dropforge_core.ladder.slots import QUOTA_AGE_S
 from dropforge_core.model import Frozen
 from dropforge_core.planning.catalogue import Catalogue, Instance
-from dropforge_core.planning.duration import SPOT_SHARE
+from dropforge_core.planning.duration import LEAST_RUNTIME_S, SPOT_SHARE
 from dropforge_core.planning.plan import affordable_seconds, wait_seconds, warm_usd
 
 TRIES: Final[Mapping[Fault, int]] = {
@@ -25,17 +24,20 @@ TRIES: Final[Mapping[Fault, int]] = {
     "INTERNAL": 2,
     "TIMEOUT": 1,
 }
-"""How many failures of a kind one stage gets over; a fault that is not here stops at once."""
+"""How many failures of a kind one stage gets over; a fault that is not here stops at once.
+
+Waits for a quota outside of the queue come to a day with their last try.
+"""
 MAX_ATTEMPTS: Final = 99
 """Of one stage, over all faults."""
 QUOTA_TRIES: Final = 600
 """Where slots bound the tries of a quota to one in a while, so that only a month of them is too many."""
 CACHE_TYPES: Final = ("ml.m5.xlarge", "ml.m5.2xlarge", "ml.r5.xlarge", "ml.c5.2xlarge")
 """What a job that copies files may as well run on, where the first type has no capacity."""
+LONGEST_EVALUATION_S: Final = 24 * 3600
+"""However much is left of the cap."""
 STOP_GRACE_S: Final = 150
 """SageMaker gives a stopped container 120 s; two jobs must never write one checkpoint prefix."""
-LEAST_RUNTIME_S: Final = 600
-"""A job that may run for less than this can't load its model and save an adapter."""
 
 
 class Circumstances(Frozen):
@@ -46,12 +48,12 @@ class Circumstances(Frozen):
     compute: ComputeChoice | None
     failures: Mapping[str, int]
     """Earlier failures by `<stage>:<fault>`."""
-    age_s: float
-    """Seconds since the run began."""
     jitter: float
     """In [0, 1): waits are spread by it."""
+    is_still_running: bool = False
+    """The failed job was found running, and was told to stop."""
     spent_usd: float = 0.0
-    """By all training jobs of the run so far."""
+    """By the jobs of the run so far, what its plan put aside for them left out."""
     training_usd: float = 0.0
     """What training may spend: the run's limit without the evaluation's reserve."""
     needed_hours: Mapping[str, float] = {}
@@ -70,7 +72,7 @@ class Circumstances(Frozen):
     allowed_types: tuple[str, ...] = ()
     """Those that such a job may take, in order."""
     evaluation_usd: float = 0.0
-    """What the evaluation may spend."""
+    """What an evaluation may spend: all that is left of the run's limit."""
     evaluation_hours: float = 0.0
     """Of the evaluation, at most."""
     checkpoint_step: int = 0
@@ -87,6 +89,8 @@ class NextStep(Frozen):
     compute: ComputeChoice | None = None
     instance_type: str = ""
     """What the next caching or evaluation job takes; empty where nothing is to change."""
+    limit_s: int = 0
+    """What an evaluation job may take; 0 for other jobs."""
     said: str
 
 
@@ -104,8 +108,14 @@ def next_step(evidence: Evidence, fault: Fault, now: Circumstances, catalogue: C
         return _end(barred)
     if stage == "TRAIN" and now.compute is not None:
         compute = _taken(evidence, fault, now.compute)
-        return _RUNGS[fault](_Rung(fault, evidence, now, compute, catalogue))
-    return _other_stage(evidence, fault, now, catalogue)
+        step = _RUNGS[fault](_Rung(fault, evidence, now, compute, catalogue))
+    else:
+        step = _other_stage(evidence, fault, now, catalogue)
+        if stage == "EVALUATE":
+            step = _paid(step, now, catalogue)
+    if now.is_still_running and step.action == "RETRY":
+        return step.model_copy(update={"wait_s": max(step.wait_s, STOP_GRACE_S)})
+    return step
 
 
 def _bar(stage: str, fault: Fault, failed: int, now: Circumstances) -> str:
@@ -123,7 +133,7 @@ def _bar(stage: str, fault: Fault, failed: int, now: Circumstances) -> str:
         barred = "Trying again would not help."
     elif failed >= tries or total >= MAX_ATTEMPTS:
         barred = f"It was tried {max(failed, total) + 1} times."
-    elif fault == "QUOTA" and (now.is_quota_hopeless or (now.age_s >= QUOTA_AGE_S and not now.is_in_turn)):
+    elif fault == "QUOTA" and now.is_quota_hopeless:
         barred = "The quota did not come free within a day."
     elif stage == "TRAIN" and now.compute is None:
         barred = "The attempt's compute is not known, so no further attempt can be named."
@@ -149,12 +159,26 @@ def _other_stage(evidence: Evidence, fault: Fault, now: Circumstances, catalogue
     return NextStep(action="RETRY", wait_s=_wait(fault, now, failed), said="It is tried again.")
 
 
+def _paid(step: NextStep, now: Circumstances, catalogue: Catalogue) -> NextStep:
+    """The step with the time that is left of the cap on its type, or the end where that is too little."""
+    if step.action != "RETRY":
+        return step
+    found = catalogue.find(step.instance_type or now.instance_type)
+    price = (found.transform_usd_hour or found.usd_hour) if found else None
+    limit_s = affordable_seconds(now.evaluation_usd, LONGEST_EVALUATION_S / 3600, price)
+    if limit_s < LEAST_RUNTIME_S:
+        return _end(
+            f"Of the cap ${max(0.0, now.evaluation_usd):.2f} are left, too little for another evaluation."
+        )
+    return step.model_copy(update={"limit_s": limit_s})
+
+
 def _place(name: str, names: Sequence[str]) -> int:
     return names.index(name) if name in names else -1
 
 
 def _pays(instance: Instance, now: Circumstances) -> bool:
-    """Whether the evaluation's share of the cap pays the longest that it was planned to take, there."""
+    """Whether what is left pays the longest that the evaluation was planned to take, there."""
     price = instance.transform_usd_hour or instance.usd_hour
     return price is not None and price * now.evaluation_hours <= now.evaluation_usd + 1e-9
 

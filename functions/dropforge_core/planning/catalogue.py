@@ -12,6 +12,9 @@ from dropforge_core.model import Frozen
 
 P_CUT: Final = "2025-06"
 """AWS cut the prices of P instances in June 2025 (p4d from 37.69 to 25.25 USD an hour): older ones are wrong."""
+NEWEST_CAPABILITY: Final = (9, 0)
+"""Of the GPUs that the training image's torch has kernels for: a build for CUDA 12.6 ends with Hopper, Blackwell needs
+12.8 or later (pytorch.org, RELEASE.md, CUDA support matrix)."""
 STALE_DAYS: Final = 400
 """A price older than this is not believed any more."""
 
@@ -29,11 +32,19 @@ class Source(Frozen):
 class Gpu(Frozen):
     memory_gib: float
     """Nominal; what a process may use is 1-2 GiB less, which the planner's margin covers."""
+    capability: Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")] = "0.0"
+    """CUDA's compute capability; 0.0 where an older table does not tell."""
     bf16_tflops: float
     """Peak of the tensor cores, dense."""
     gb_per_s: float
     """Memory bandwidth, 10^9 bytes."""
     source: str
+
+    @property
+    def runs_image(self) -> bool:
+        """Whether the training image has kernels for it."""
+        major, _, minor = self.capability.partition(".")
+        return (int(major), int(minor)) <= NEWEST_CAPABILITY
 
 
 class InstanceRow(Frozen):

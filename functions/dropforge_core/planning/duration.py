@@ -19,6 +19,10 @@ from dropforge_core.planning.memory import (
 from dropforge_core.planning.shape import ModelShape
 from dropforge_core.recipe import Recipe
 
+STOP_S: Final = 120
+"""SageMaker lets a job that is at its limit save for so long, and bills that too."""
+LEAST_RUNTIME_S: Final = 600
+"""A job that may run for less than this can't load its model and save an adapter."""
 MODEL_LOAD_GB_PER_S: Final = (0.4, 0.15, 0.05)
 """Fastest, planned, slowest: S3 to disk to quantised in GPU memory. Billed with the job."""
 COPY_GB_PER_S: Final = (0.25, 0.08, 0.02)

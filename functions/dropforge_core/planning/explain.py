@@ -1,11 +1,13 @@
 """The plan in sentences: what was chosen and why, or what is missing and how to mend it."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from dropforge_core.contracts import Forecast, InstanceOption, Interval, Plan
 from dropforge_core.model import Frozen
-from dropforge_core.planning.duration import Workload
+from dropforge_core.planning.catalogue import NEWEST_CAPABILITY
+from dropforge_core.planning.duration import LEAST_RUNTIME_S, STOP_S, Workload
 from dropforge_core.planning.memory import (
     GIB,
     MARGIN,
@@ -24,6 +26,8 @@ class Judged(Frozen):
     training_s: Interval | None = None
     forecast: Forecast | None = None
     """None where it does not fit."""
+    too_new: bool = False
+    """The training image has no kernels for its GPU."""
 
 
 class Evaluation(Frozen):
@@ -46,6 +50,22 @@ class Caching(Frozen):
     cost: Interval
 
 
+class Earlier(Frozen):
+    """What a run did before it was started again: its cap is one, however often it is."""
+
+    spent_usd: float = 0.0
+    """By all its jobs, settled."""
+    done: float = 0.0
+    """Share of the training that its newest whole checkpoint has."""
+
+    def needed_s(self, training_s: float) -> float:
+        """Of a whole training's seconds those that are still to be paid."""
+        return max(min(training_s, LEAST_RUNTIME_S), training_s * (1 - min(1.0, self.done)))
+
+
+NOTHING_EARLIER: Final = Earlier()
+
+
 class Standing(NamedTuple):
     """How far the chosen type comes."""
 
@@ -54,6 +74,9 @@ class Standing(NamedTuple):
     within: bool
     reserve_usd: float
     """Kept back for the jobs beside training."""
+    too_new: tuple[str, ...] = ()
+    """Allowed types whose GPUs the training image has no kernels for."""
+    earlier: Earlier = NOTHING_EARLIER
 
 
 def headline(of: Plan) -> str:
@@ -92,6 +115,15 @@ def compared(chosen: InstanceOption, cheapest: InstanceOption | None, fastest: I
     return f" {said[0].upper()}{said[1:]}." if said else ""
 
 
+def passed_over(too_new: Sequence[str]) -> str:
+    """Why types are not taken whose GPUs are newer than the image."""
+    newest = ".".join(map(str, NEWEST_CAPABILITY))
+    return (
+        f"{', '.join(too_new)} can't be taken: the training image's CUDA has kernels for GPUs up to compute "
+        f"capability {newest} (Hopper), and Blackwell is newer."
+    )
+
+
 def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Standing) -> str:
     """Why this type, or why none."""
     recipe, shape = work.recipe, work.shape
@@ -109,13 +141,14 @@ def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Sta
         ).gib
         return (
             f"none of compute.instance_types ({', '.join(compute.instance_types)}) can train {size} with rows of "
-            f"{recipe.training.max_seq_len} tokens: {need / MARGIN:.0f} GiB of GPU memory are needed. Allow a larger "
-            "type, or lower training.max_seq_len or adapter.r."
-        )
+            f"{recipe.training.max_seq_len} tokens: {need / MARGIN:.0f} GiB of memory are needed on one GPU. Allow a "
+            "larger type, or lower training.max_seq_len or adapter.r."
+        ) + (f" {passed_over(standing.too_new)}" if standing.too_new else "")
     if not standing.priced:
         return (
-            f"{option.instance_type} would hold {size}, but no price is known for it, so max_cost_usd can't be kept. "
-            "Allow a type that has a price."
+            f"{option.instance_type} would hold {size}, but no price is known for it that can be believed (none is, or it "
+            "is too old), so max_cost_usd can't be kept. Allow a type that has a price, or fetch those of today: "
+            "`dropforge prices refresh`."
         )
     holds = (
         f"{option.instance_type} ({option.gpu}, {option.gpu_memory_gib:.0f} GiB) trains {size} in about "
@@ -126,12 +159,18 @@ def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Sta
     cost, seconds = option.cost_usd, chosen.training_s
     if cost is None or seconds is None:
         raise AssertionError("a priced type has a cost")
+    earlier = standing.earlier
+    hours = earlier.needed_s(seconds.expected) / 3600
     dollars = math.ceil(
-        max(cost.expected, seconds.expected / 3600 * (option.price_usd_hour or 0) + standing.reserve_usd)
+        max(
+            cost.expected,
+            earlier.spent_usd + (hours + STOP_S / 3600) * (option.price_usd_hour or 0) + standing.reserve_usd,
+        )
     )
+    spent = f", of which ${earlier.spent_usd:.2f} are spent" if earlier.spent_usd else ""
     return (
-        f"{holds}, but needs about {duration(seconds.expected / 3600)} of training, which the caps don't allow "
-        f"(max_cost_usd {compute.max_cost_usd:g} at ${option.price_usd_hour:g} an hour on demand, max_hours "
+        f"{holds}, but needs about {duration(hours)} of training, which the caps don't allow "
+        f"(max_cost_usd {compute.max_cost_usd:g}{spent} at ${option.price_usd_hour:g} an hour on demand, max_hours "
         f"{compute.max_hours:g}). It would take max_cost_usd {dollars} and max_hours "
-        f"{math.ceil(seconds.expected / 3600 * 10) / 10:g}."
+        f"{math.ceil(hours * 10) / 10:g}."
     )

@@ -15,10 +15,12 @@ from dropforge_core.contracts import (
 )
 from dropforge_core.gate.sampling import sampling_notes
 from dropforge_core.identity import job_name
+from dropforge_core.planning.advice import advice
 from dropforge_core.planning.base import BaseSource
 from dropforge_core.planning.calibration import Speed, learn
 from dropforge_core.planning.catalogue import Catalogue, load_catalogue
 from dropforge_core.planning.duration import (
+    STOP_S,
     Workload,
     caching_seconds,
     cost_usd,
@@ -32,12 +34,15 @@ from dropforge_core.planning.duration import (
     training_seconds,
 )
 from dropforge_core.planning.explain import (
+    NOTHING_EARLIER,
     Caching,
+    Earlier,
     Evaluation,
     Judged,
     Standing,
     compared,
     duration,
+    passed_over,
     reason,
 )
 from dropforge_core.planning.memory import (
@@ -76,6 +81,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     measured: Iterable[Speed] = (),
     cache_instance_type: str = "",
     mlflow_uri: str | None = None,
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> Plan:
     """The plan of a run.
 
@@ -94,6 +100,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         measured: finished runs, from which the speed of a type is learned.
         cache_instance_type: of the job that fetches a base model that is not cached yet.
         mlflow_uri: the only server that the stack tells of runs; empty for none, None where it is not known.
+        earlier: what this very run did before it was started again.
 
     Raises:
         BaseModelUnsuitable: when adapter.targets names no layer of this model.
@@ -109,7 +116,7 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     fitting = [one for one in judged if one.option.fits and evaluation.fits]
     priced = [one for one in fitting if one.option.cost_usd is not None]
     reserve = evaluation.cost.high + caching.cost.high
-    affordable = [one for one in priced if _is_within(one, recipe, reserve)]
+    affordable = [one for one in priced if _is_within(one, recipe, reserve, earlier)]
     chosen = next(iter(affordable or priced or fitting or judged))
     after = judged[judged.index(chosen) + 1 :]
     within = chosen in affordable
@@ -117,20 +124,23 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
     needs_approval = chosen in priced and (asks == "always" or (asks == "over_cap" and not within))
     limit, hours = recipe.compute.max_cost_usd, recipe.compute.max_hours
     if needs_approval and not within and chosen.option.cost_usd and chosen.training_s:
-        limit = math.ceil(max(limit, chosen.option.cost_usd.high) * 100) / 100
+        limit = math.ceil(max(limit, earlier.spent_usd + chosen.option.cost_usd.high) * 100) / 100
         hours = max(hours, chosen.training_s.high / 3600)
 
     def pays(one: Judged) -> int:
         # The warm instances after it are billed like the job itself.
         warm = warm_usd(recipe.compute.keep_alive_s, one.option.price_usd_hour)
-        return affordable_seconds(limit - reserve - warm, hours, one.option.price_usd_hour)
+        left = limit - earlier.spent_usd - reserve - warm
+        return affordable_seconds(left, hours, one.option.price_usd_hour)
 
     untried = [one for one in after if one in priced]
     preferred = alternatives(chosen, untried, pays) if recipe.compute.instance_preferences else ()
     together = (chosen, *preferred)
     runtime = min(map(pays, together))
     cheapest, fastest = _best(fitting, "cost_usd"), _best(fitting, "hours")
-    why = reason(work, chosen, evaluation, Standing(chosen in fitting, chosen in priced, within, reserve))
+    too_new = tuple(one.option.instance_type for one in judged if one.too_new)
+    standing = Standing(chosen in fitting, chosen in priced, within, reserve, too_new, earlier)
+    why = reason(work, chosen, evaluation, standing) + ("" if fitting else advice(work, table))
     spot = recipe.compute.spot
     steps, tokens = steps_and_tokens(recipe, dataset)
     return Plan(
@@ -172,7 +182,13 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
         spend_limit_usd=limit,
         evaluation_reserve_usd=reserve,
         approval_expires_s=round(recipe.approval.expires_hours * 3600),
-        notes=(*_notes(work, evaluation, caching, chosen), *_tracking_notes(recipe, mlflow_uri), *NOTES),
+        notes=(
+            *_notes(work, evaluation, caching, chosen),
+            *([passed_over(too_new)] if too_new and standing.fits else ()),
+            *_tracking_notes(recipe, mlflow_uri),
+            *_earlier_notes(earlier),
+            *NOTES,
+        ),
         options=tuple(one.option for one in judged),
         cheapest=cheapest.instance_type if cheapest else None,
         fastest=fastest.instance_type if fastest else None,
@@ -181,10 +197,10 @@ def plan(  # noqa: PLR0913  # by name only; each is a different document of the 
 
 
 def affordable_seconds(usd: float, max_hours: float, usd_hour: float | None) -> int:
-    """Run time of a training job that `usd` pays at that price, at most `max_hours`; 0 where it pays none."""
+    """Run time of a job that `usd` pays at that price with its stop, at most `max_hours`; 0 where it pays none."""
     if not usd_hour or usd <= 0:
         return 0
-    return int(min(max_hours * 3600, usd / usd_hour * 3600, LONGEST_JOB_S))
+    return int(max(0.0, min(max_hours * 3600, usd / usd_hour * 3600 - STOP_S, LONGEST_JOB_S)))
 
 
 def warm_usd(keep_alive_s: int, usd_hour: float | None) -> float:
@@ -233,6 +249,14 @@ def _notes(work: Workload, evaluation: Evaluation, caching: Caching, chosen: Jud
         yield (
             f"The judge {judge.model} costs about ${usd.expected:.2f} and at most ${usd.high:.2f} at the recipe's prices, "
             "which is in the price of the evaluation."
+        )
+
+
+def _earlier_notes(earlier: Earlier) -> Iterator[str]:
+    if earlier.spent_usd:
+        yield (
+            f"This run was started before and has spent ${earlier.spent_usd:.2f} of its cap; it has "
+            f"{earlier.done:.0%} of its training."
         )
 
 
@@ -303,7 +327,7 @@ def _judge(
     gpus = instance.gpu.model_copy(update={"bf16_tflops": instance.gpu.bf16_tflops * sharing.ranks})
     seconds = training_seconds(work, gpus, checkpointing=checkpointing, mfu=mfu)
     speed = tokens_per_second(work, gpus, checkpointing=checkpointing, mfu=mfu)
-    fits = micro_batch is not None
+    fits = micro_batch is not None and instance.gpu.runs_image
     option = InstanceOption(
         instance_type=name,
         gpu=instance.gpu_name,
@@ -346,17 +370,18 @@ def _judge(
         checkpointing=checkpointing,
         training_s=seconds,
         forecast=forecast if fits else None,
+        too_new=not instance.gpu.runs_image,
     )
 
 
-def _is_within(one: Judged, recipe: Recipe, reserve_usd: float) -> bool:
+def _is_within(one: Judged, recipe: Recipe, reserve_usd: float, earlier: Earlier) -> bool:
     compute, price = recipe.compute, one.option.price_usd_hour
-    left = compute.max_cost_usd - reserve_usd - warm_usd(compute.keep_alive_s, price)
+    left = compute.max_cost_usd - earlier.spent_usd - reserve_usd - warm_usd(compute.keep_alive_s, price)
     runtime = affordable_seconds(left, compute.max_hours, price)
     return (
         one.training_s is not None
         and one.option.cost_usd is not None
-        and one.training_s.expected <= runtime
+        and earlier.needed_s(one.training_s.expected) <= runtime
         and one.option.cost_usd.expected <= compute.max_cost_usd
     )
 

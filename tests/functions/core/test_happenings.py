@@ -80,7 +80,7 @@ def test_an_execution_that_was_aborted_is_a_cancelled_run():
     end = read(event)
     assert end == ExecutionEnd(run_id=RUN, status="ABORTED", redrive=3, cause="")
     assert end.final_status == Status.CANCELLED
-    event["detail"]["status"] = "SUCCEEDED"
+    event["detail"]["status"] = "RUNNING"
     assert read(event) is None
 
 

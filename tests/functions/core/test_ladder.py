@@ -11,10 +11,11 @@ from dropforge_core.contracts import ComputeChoice
 from dropforge_core.identity import JOB_NAME_MAX, REDRIVE_ROOM, job_name
 from dropforge_core.ladder import Circumstances, Evidence, JobFacts, classify, examine, next_step
 from dropforge_core.ladder.faults import FAULTS, RULES
-from dropforge_core.ladder.steps import TRIES, quota_is_too_small
+from dropforge_core.ladder.steps import STOP_GRACE_S, TRIES, quota_is_too_small
 from dropforge_core.ladder.telling import message
 from dropforge_core.ledger import Status
 from dropforge_core.planning import load_catalogue
+from dropforge_core.planning.duration import STOP_S
 
 RUN = "b" * 26
 TABLE = load_catalogue()
@@ -62,11 +63,12 @@ def circumstances(**changes):
         "model": "m",
         "compute": compute(),
         "failures": {},
-        "age_s": 60.0,
         "jitter": 0.5,
         "training_usd": 20.0,
         "needed_hours": {"ml.g6.xlarge": 1.0, "ml.g5.xlarge": 1.0, "ml.g6e.xlarge": 1.0},
         "shortest_micro_batch": 2048,
+        "instance_type": "ml.g6.xlarge",
+        "evaluation_usd": 5.0,
     }
     return Circumstances(**(fields | changes))
 
@@ -267,10 +269,10 @@ def test_memory_halves_the_micro_batch_and_then_takes_a_larger_gpu():
 
 
 def test_a_quota_of_zero_is_not_waited_for():
-    """A busy quota is waited for, up to a day; one that is too small sends the run to another type at once."""
+    """A busy quota is waited for; one that is too small sends the run to another type at once."""
     waits = step_for("QUOTA", evidence("TRAIN", "E", BUSY_QUOTA))
     assert (waits.compute.instance_type, waits.wait_s >= 300) == ("ml.g6.xlarge", True)
-    assert step_for("QUOTA", evidence("TRAIN", "E", BUSY_QUOTA), age_s=86_400.0).action == "FAIL"
+    assert step_for("QUOTA", evidence("TRAIN", "E", BUSY_QUOTA), is_quota_hopeless=True).action == "FAIL"
     moves = step_for("QUOTA", evidence("TRAIN", "E", NO_QUOTA))
     assert (moves.compute.instance_type, moves.wait_s) == ("ml.g5.xlarge", 0)
     assert quota_is_too_small(NO_QUOTA)
@@ -286,8 +288,40 @@ def test_a_checkpoint_is_used_only_where_there_is_one():
 
 def test_what_was_spent_is_not_spent_again():
     """The next attempt's run time is what is left of the cap, and where too little is left there is none."""
-    assert step_for("INTERNAL", spent_usd=18.873).compute.max_runtime_s == pytest.approx(3600, abs=1)
+    assert step_for("INTERNAL", spent_usd=18.873).compute.max_runtime_s == pytest.approx(3600 - STOP_S, abs=1)
     assert step_for("INTERNAL", spent_usd=20.0).action == "FAIL"
+
+
+@pytest.mark.parametrize("fault", ["INTERNAL", "TIMEOUT", "THROTTLED", "CAPACITY", "OOM_GPU"])
+def test_an_evaluation_takes_no_more_than_the_cap_has_left(fault):
+    """Each further one may run for what is left, on its own type's price; where that is too little there is none."""
+    seen = Evidence(stage="EVALUATE", state="EvaluateCandidate", error="E", text="")
+    allowed = {"allowed_types": ("ml.g6.xlarge", "ml.g6e.xlarge"), "evaluation_hours": 0.5}
+    step = step_for(fault, seen, evaluation_usd=2.61, **allowed)
+    found = TABLE.find(step.instance_type or "ml.g6.xlarge")
+    assert step.action == "RETRY"
+    assert (step.limit_s + STOP_S) / 3600 * (found.transform_usd_hour or found.usd_hour) <= 2.61 + 1e-9
+    over = step_for(fault, seen, evaluation_usd=0.1, **allowed)
+    assert over.action == "FAIL"
+    assert over.limit_s == 0
+
+
+def test_waits_for_a_quota_outside_of_the_queue_come_to_a_day():
+    """However old the run is when it meets the quota, it waits for a day, and no longer than two."""
+    seen = evidence("CACHE", "SageMaker.ResourceLimitExceededException", BUSY_QUOTA)
+    waited, failures = 0, {}
+    while (step := step_for("QUOTA", seen, failures=failures, jitter=0.0)).action == "RETRY":
+        waited += step.wait_s
+        failures = {"CACHE:QUOTA": failures.get("CACHE:QUOTA", 0) + 1}
+    assert 86_400 <= waited <= 2 * 86_400
+
+
+@pytest.mark.parametrize("stage", ["CACHE", "TRAIN", "EVALUATE"])
+def test_after_a_job_that_still_ran_the_next_comes_when_it_has_stopped(stage):
+    """Two jobs never write one checkpoint prefix, nor is one paid for beside the other."""
+    seen = Evidence(stage=stage, state="S", error="E", text="Rate exceeded")
+    assert step_for("THROTTLED", seen).wait_s < STOP_GRACE_S
+    assert step_for("THROTTLED", seen, is_still_running=True).wait_s >= STOP_GRACE_S
 
 
 LISTED = {

@@ -6,7 +6,8 @@ import pytest
 from converse_fake import ConverseFake
 
 import judging
-from dropforge_core.aws import Bucket, client
+from dropforge_core.aws import Bucket, Ledger, client
+from dropforge_core.evaluation.judge import usd
 from dropforge_core.gate.documents import GateReport
 from dropforge_core.layout import RunLayout
 from dropforge_core.recipe import BaseModelRef, Evaluation, Gate, Judge, Recipe
@@ -91,11 +92,14 @@ def test_a_judge_that_can_not_be_asked_never_passes(run, fake, error, told):
 
 
 def test_no_verdict_is_paid_for_twice(run, fake):
-    """Scoring again asks nothing and writes the same bytes; recomputing needs no judge at all."""
+    """Scoring again asks nothing, writes the same bytes and counts the same money; recomputing needs no judge at all."""
     _, setup = scored(run)
     first = run.read(LAYOUT.gate)
     asked = len(fake.requests)
     run.score(setup)
+    paid = usd(JUDGE, judging.judge_record(Bucket("runs"), LAYOUT).said)
+    assert float(Ledger("runs").run(RUN)["judge_usd"]) == pytest.approx(paid, abs=1e-6)
+    assert paid > 0
     assert len(fake.requests) == asked
     assert run.read(LAYOUT.gate) == first
     assert judging.recompute(Bucket("runs"), RUN).same

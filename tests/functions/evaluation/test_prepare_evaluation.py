@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+import prepare_evaluation
+from dropforge_core.contracts import Plan
 from dropforge_core.evaluation.rows import HoldoutBroken
 from dropforge_core.layout import RunLayout
+from dropforge_core.planning import load_catalogue
 
 RUN = "b" * 26
 LAYOUT = RunLayout(run_id=RUN)
@@ -53,6 +56,21 @@ def test_the_newest_approved_package_is_the_champion(run):
     assert setup.champion_model_data == "s3://runs/old/model.tar.gz"
     asked = run.keys(f"{LAYOUT.prompts}champion-")
     assert sum(len(run.read(key).splitlines()) for key in asked) == 60
+
+
+@pytest.mark.parametrize(("limit_usd", "by"), [(0.0, "reserve"), (1.0, "cap"), (500.0, "prompts")])
+def test_the_job_may_take_what_its_prompts_need_and_the_cap_has_left(run, limit_usd, by):
+    """By the prompts where there is money enough, else what is left of the cap, never less than was put aside."""
+    made = Plan.model_validate_json(run.read(LAYOUT.plan))
+    run.put(LAYOUT.plan, made.model_copy(update={"spend_limit_usd": limit_usd}).model_dump_json())
+    setup = run.prepare()
+    hour = load_catalogue().price("ml.g5.xlarge", "evaluation")
+    expected = {
+        "reserve": prepare_evaluation.LEAST_S,
+        "cap": int(limit_usd / hour * 3600 - 120),
+        "prompts": 3600 + 15 * setup.prompts,
+    }
+    assert setup.max_runtime_s == expected[by]
 
 
 def test_an_empty_holdout_is_refused(run):

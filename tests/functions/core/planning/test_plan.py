@@ -11,7 +11,8 @@ from dropforge_core.identity import job_name
 from dropforge_core.planning import BaseSource, headline, load_catalogue, plan, shape_of, source_revision
 from dropforge_core.planning.arithmetic import arithmetic
 from dropforge_core.planning.catalogue import Catalogue
-from dropforge_core.planning.duration import ESTIMATE_ERROR, Workload, training_seconds
+from dropforge_core.planning.duration import ESTIMATE_ERROR, LEAST_RUNTIME_S, Workload, training_seconds
+from dropforge_core.planning.explain import Earlier
 from dropforge_core.planning.memory import MARGIN
 from dropforge_core.recipe import Recipe
 
@@ -127,17 +128,29 @@ def test_what_is_not_known_of_the_tokens_widens_the_plan(exact, error, share, to
 
 def test_the_first_type_that_fits_and_is_paid_is_taken(make_plan):
     """Types that don't fit are passed over; those behind the choice remain for the ladder."""
-    types = ["ml.g6.xlarge", "ml.p5e.48xlarge", "ml.g6e.xlarge", "ml.g7e.2xlarge"]
+    types = ["ml.g6.xlarge", "ml.p5e.48xlarge", "ml.g6e.xlarge", "ml.p5.4xlarge"]
     recipe = {
         "training": {"max_seq_len": 32_768},
         "compute": {"instance_types": types, "evaluation_instance_types": ["ml.g6e.xlarge"]},
     }
     made = make_plan(recipe)
     assert made.compute.instance_type == "ml.g6e.xlarge"
-    assert made.compute.remaining_types == ("ml.g7e.2xlarge",)
+    assert made.compute.remaining_types == ("ml.p5.4xlarge",)
     assert made.compute.job_name == job_name("support-bot", RUN, 1)
     assert [o.price_usd_hour for o in made.options][1] is None
     assert made.gradient_checkpointing
+
+
+def test_a_gpu_that_is_newer_than_the_image_is_never_taken(make_plan):
+    """Its job would end at the first kernel: it is passed over with the reason, by choice and by the ladder."""
+    beside = make_plan({"compute": {"instance_types": ["ml.g7e.2xlarge", "ml.g6e.xlarge", "ml.g7e.4xlarge"]}})
+    assert beside.fits
+    assert beside.compute.instance_type == "ml.g6e.xlarge"
+    assert beside.compute.remaining_types == ()
+    assert any(note.startswith("ml.g7e.2xlarge, ml.g7e.4xlarge can't be taken") for note in beside.notes)
+    alone = make_plan({"compute": {"instance_types": ["ml.g7e.2xlarge"]}})
+    assert not alone.fits
+    assert "ml.g7e.2xlarge can't be taken: the training image's CUDA" in alone.reason
 
 
 def test_a_small_model_trains_without_recomputation(make_plan):
@@ -179,6 +192,60 @@ def test_the_sum_that_would_be_enough_is_enough(make_plan):
     dollars, hours = re.search(r"max_cost_usd (\d+) and max_hours ([\d.]+)\.$", refused.reason).groups()
     recipe["compute"] |= {"max_cost_usd": float(dollars), "max_hours": float(hours)}
     assert make_plan(recipe, tokens=20_000_000).within_budget
+
+
+@RELAXED
+@given(spent=st.floats(0, 60), done=st.floats(0, 1), cap=st.floats(1, 50), tokens=st.integers(10**5, 10**8))
+def test_a_run_that_is_started_again_has_what_is_left_of_its_cap(*, make_plan, spent, done, cap, tokens):
+    """Run time, evaluation and all that was spent before stay within one cap; what was trained is not paid again."""
+    recipe = {"compute": {"max_cost_usd": cap, "spot": False}}
+    made = make_plan(recipe, tokens=tokens, known={"earlier": Earlier(spent_usd=spent, done=done)})
+    price = next(o.price_usd_hour for o in made.options if o.instance_type == made.compute.instance_type)
+    if made.within_budget:
+        whole = made.compute.max_runtime_s / 3600 * price + made.evaluation_reserve_usd + spent
+        assert whole <= cap + 1e-6
+        assert made.compute.max_runtime_s >= LEAST_RUNTIME_S or made.compute.max_runtime_s >= (
+            made.forecast.phase_s["training"].expected - 1
+        )
+    elif spent:
+        assert f"${spent:.2f} are spent" in made.reason or made.cost_usd.expected > cap
+
+
+def test_over_the_cap_a_person_is_asked_for_what_comes_on_top(make_plan):
+    """Of a run that was started again the sum in the question has in it what it has spent."""
+    recipe = {"compute": {"max_cost_usd": 5}, "approval": {"spend": "over_cap"}}
+    made = make_plan(recipe, tokens=10**6, known={"earlier": Earlier(spent_usd=4.9)})
+    assert made.needs_approval
+    assert made.spend_limit_usd >= 4.9 + made.cost_usd.high
+    assert any("has spent $4.90 of its cap" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config"),
+    [
+        ({}, BIG),
+        (
+            {"compute": {"evaluation_instance_types": ["ml.g6e.xlarge"], "instance_types": ["ml.g6.xlarge"]}},
+            MIDDLE,
+        ),
+        ({"training": {"max_seq_len": 65_536}, "compute": {"instance_types": ["ml.g5.xlarge"]}}, None),
+    ],
+)
+def test_what_would_fit_does(make_plan, recipe, config):
+    """Following the advice of a plan where nothing fits, for training, evaluation or length of rows, makes it fit."""
+    refused = make_plan(recipe, config)
+    assert not refused.fits
+    said = dict(re.findall(r"For (training|the evaluation) (ml\.\S+) \(", refused.reason))
+    fields = {"training": "instance_types", "the evaluation": "evaluation_instance_types"}
+    compute = {**recipe.get("compute", {}), **{fields[what]: [name] for what, name in said.items()}}
+    if said:
+        assert make_plan({**recipe, "compute": compute}, config).fits
+    shorter = re.search(r"With training\.max_seq_len (\d+) (ml\.\S+) would do", refused.reason)
+    if shorter:
+        training = {**recipe.get("training", {}), "max_seq_len": int(shorter[1])}
+        made = make_plan({**recipe, "training": training}, config)
+        assert next(o for o in made.options if o.instance_type == shorter[2]).fits
+    assert said or shorter or "no type whose GPU is that large" in refused.reason
 
 
 def test_over_the_cap_a_person_is_asked_for_the_sum_that_it_may_take(make_plan):
