@@ -141,7 +141,7 @@ class _Columns:
     def add(self, rows: RowBlock, whole: Column) -> None:
         count = len(rows)
         columns: dict[str, Column] = {
-            "line": np.array(rows.lines, np.uint32),
+            "line": np.fromiter(rows.lines, np.uint32, count),
             "whole": whole,
             "content": _content(rows, whole),
             "size": rows.sizes().astype(np.uint32),
@@ -164,8 +164,7 @@ class _Columns:
 
 def _content(rows: RowBlock, whole: Column) -> Column:
     """Digests of rows with all they carry; those of rows without meta are `whole`."""
-    metas = rows.metas()
-    if not any(metas):
+    if rows.others is None or not any(metas := rows.others):
         return whole
     carried = np.fromiter(map(xxhash.xxh3_64_intdigest, metas), np.uint64, len(metas))
     bare = np.fromiter(map(len, metas), np.uint32, len(metas)) == 0

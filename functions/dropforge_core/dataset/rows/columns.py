@@ -1,7 +1,6 @@
 """The valid rows of one block, column by column. Nothing is made before it is asked for."""
 
 from collections.abc import Collection, Iterable, Sequence
-from itertools import compress
 from typing import Final, TypeVar
 
 import numpy as np
@@ -24,6 +23,17 @@ _LAST_ANSWER: Final = b',{"role":"assistant"'
 """What stands before the last message, if anything does. Quotes inside texts are escaped."""
 _REJECTED: Final = b']{"role":"assistant"'
 """What stands where the rejected answer begins, behind the messages."""
+
+
+def all_but(values: Sequence[_T], gone: Iterable[int]) -> list[_T]:
+    """The values without those at some indices, ascending."""
+    kept: list[_T] = []
+    begin = 0
+    for at in gone:
+        kept += values[begin:at]
+        begin = at + 1
+    kept += values[begin:]
+    return kept
 
 
 class RowBlock:
@@ -117,15 +127,13 @@ class RowBlock:
         """The same rows but some, given by their index in this block."""
         if not indices:
             return self
-        kept = bytearray(b"\1") * len(self.lines)
-        for index in indices:
-            kept[index] = 0
+        gone = sorted(indices)
         return RowBlock(
-            list(compress(self.lines, kept)),
-            list(compress(self.encoded, kept)),
-            list(compress(self.talks, kept)),
-            list(compress(self.others, kept)) if self.others is not None else None,
-            list(compress(self.rejected, kept)) if self.rejected is not None else None,
+            all_but(self.lines, gone),
+            all_but(self.encoded, gone),
+            all_but(self.talks, gone),
+            all_but(self.others, gone) if self.others is not None else None,
+            all_but(self.rejected, gone) if self.rejected is not None else None,
         )
 
     def joined(self, places: Sequence[int], other: "RowBlock", others: Sequence[int]) -> "RowBlock":

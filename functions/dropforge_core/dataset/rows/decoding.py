@@ -19,10 +19,25 @@ MAX_DEPTH: Final = 64
 _BIDI_BYTES: Final = re.compile(rb"\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
 _BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
-_BEYOND_JSON: Final = re.compile(rb"NaN|Infinity|\\u[dD]")
+_BEYOND_JSON: Final = (b"NaN", b"Infinity", b"\\ud", b"\\uD")
 """One of these is in whatever Python's own parser takes and JSON does not."""
-_AT_BYTE: Final = re.compile(r" \(byte (\d+)\)")
+_AT_BYTE: Final = re.compile(r" \(byte (\d+)\)\Z")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+class _Repeated(Exception):
+    """A name is twice in one object."""
+
+
+def _refuse_repeated(items: list[tuple[str, Any]]) -> None:
+    if len(dict(items)) == len(items):
+        return
+    names = [name for name, _ in items]
+    raise _Repeated(next(name for name in names if names.count(name) > 1))
+
+
+# Made once: that takes as long as reading a row does.
+_WITHOUT_REPEATED: Final = json.JSONDecoder(object_pairs_hook=_refuse_repeated)
 
 
 class RowBroken(Exception):
@@ -128,7 +143,7 @@ def _explain_text(raw: bytes, error: Exception) -> RowBroken:
         return RowBroken(Fault("UTF8_INVALID", "", where), raw.count(b"\n", 0, bad.start))
     if "\0" in text:
         return RowBroken(Fault("NUL_CHARACTER", "", f"a NUL byte at byte {raw.index(0) + 1} of the line"))
-    if not _BEYOND_JSON.search(raw):
+    if not any(sign in raw for sign in _BEYOND_JSON):
         return _malformed(raw, str(error))
     constants: list[str] = []
     try:
@@ -142,13 +157,13 @@ def _explain_text(raw: bytes, error: Exception) -> RowBroken:
 
 def _malformed(raw: bytes, said: str) -> RowBroken:
     at = _AT_BYTE.search(said)
-    reason = _AT_BYTE.sub("", said).removeprefix("JSON is malformed: ")
     if at is None:
         found = "a row that ends in the middle"
         return RowBroken(
             Fault("JSON_INVALID", "", found, "a whole JSON object without raw line breaks in its text")
         )
     offset = int(at[1])
+    reason = said[: at.start()].removeprefix("JSON is malformed: ")
     found = f"{reason} at byte {offset + 1}"
     expected = ""
     if raw[offset : offset + 1] == b"'" or reason.startswith("object keys must"):
@@ -161,15 +176,10 @@ def _malformed(raw: bytes, said: str) -> RowBroken:
 
 
 def _duplicate_keys(raw: bytes) -> Iterator[Fault]:
-    found: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in items]
-        if len(set(names)) < len(names):
-            found.append(next(name for name in names if names.count(name) > 1))
-
-    json.loads(raw, object_pairs_hook=pairs)
-    for name in found[:1]:
+    try:
+        _WITHOUT_REPEATED.decode(raw.decode())
+    except _Repeated as repeated:
+        (name,) = repeated.args
         # A key is structure, not text of a person; a long or odd one is cut and escaped all the same.
         yield Fault("JSON_DUPLICATE_KEY", "", f"the key {name[:40]!a} twice in one object")
 
@@ -178,7 +188,7 @@ def _characters(value: Any, path: str) -> Iterator[Fault]:
     if type(value) is str:
         if "\0" in value:
             yield Fault("NUL_CHARACTER", path, "U+0000")
-        if bad := _BIDI.search(value):
+        if not value.isascii() and (bad := _BIDI.search(value)):
             yield Fault("BIDI_CONTROL", path, f"U+{ord(bad[0]):04X}")
     elif type(value) is dict:
         for name, inner in value.items():

@@ -6,7 +6,8 @@ same of them. What it does not accept says nothing: the thorough path reads it.
 
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain, pairwise
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,7 +18,7 @@ from dropforge_core.dataset.rows.layouts import Became, Layout, Row, Talk
 from dropforge_core.dataset.rows.messages import Assistant, Calling, Message, System, User, encode
 from dropforge_core.dataset.rows.suspicion import BLANK, BROKEN, PRIVATE, RESERVED, WEIGHT, Scanner
 
-_TOGETHER: Final = 32
+_TOGETHER: Final = 64
 """Rows whose quotation marks are counted together, where those of a block don't add up."""
 _NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -185,11 +186,16 @@ class _Marks:
         self._marks = np.frombuffer(b"\n".join(rows) if text is None else text, np.uint8) == ord('"')
         self.total = int(np.count_nonzero(self._marks))
 
-    def between(self, edges: Sequence[int]) -> list[int]:
-        """How many there are from each edge to the next, an edge being the index of a row."""
-        ends = [0, *accumulate(map(len, self._rows))]
-        cuts = [ends[edge] + edge for edge in edges]
-        return [int(np.count_nonzero(self._marks[start:stop])) for start, stop in pairwise(cuts)]
+    def among(self, first: int, end: int) -> int:
+        """How many there are in the rows from one index up to another."""
+        # Each row has a line break behind it.
+        return int(np.count_nonzero(self._marks[self._ends[first] + first : self._ends[end] + end]))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Bytes of all rows before each, and of all."""
+        ends: list[int] = np.cumsum(np.fromiter(map(len, self._rows), np.int64, len(self._rows))).tolist()
+        return [0, *ends]
 
     def of(self, row: int) -> int:
         return self._rows[row].count(b'"')
@@ -204,34 +210,39 @@ def _repeating(batch: _Batch, canonical: Sequence[_Marks], *, plain: bool) -> It
         plain: whether each quotation mark is written as itself. If so no row has fewer than expected, and of
             many that have as many as expected together, each has.
     """
-    looked_at: Iterable[int] = range(len(batch.decoded))
-    if plain:
-        written = _Marks(batch.rows, batch.text)
-        lost = sum(map(written.of, batch.missing))
-        total = sum(marks.total for marks in canonical)
-        if written.total - lost == batch.layout.expected(batch.decoded, total):
-            return ()
-        looked_at = _uneven(batch, written, canonical)
-    return [
-        at
-        for at in looked_at
-        if quotes_of(batch.rows[batch.places[at]])
-        != batch.layout.expected(batch.decoded[at : at + 1], sum(marks.of(at) for marks in canonical))
-    ]
+    if not plain:
+        return [at for at in range(len(batch.decoded)) if _is_uneven(batch, canonical, at)]
+    written = _Marks(batch.rows, batch.text)
+    lost = sum(map(written.of, batch.missing))
+    total = sum(marks.total for marks in canonical)
+    if written.total - lost == batch.layout.expected(batch.decoded, total):
+        return ()
+    return _uneven(batch, written, canonical)
+
+
+def _is_uneven(batch: _Batch, canonical: Sequence[_Marks], at: int) -> bool:
+    expected = batch.layout.expected(batch.decoded[at : at + 1], sum(marks.of(at) for marks in canonical))
+    return quotes_of(batch.rows[batch.places[at]]) != expected
 
 
 def _uneven(batch: _Batch, written: _Marks, canonical: Sequence[_Marks]) -> Iterator[int]:
-    """The rows of groups whose quotation marks don't add up."""
-    edges = [*range(0, len(batch.decoded), _TOGETHER), len(batch.decoded)]
+    """The rows whose quotation marks don't add up: groups are halved where theirs do not."""
     places = [*batch.places, len(batch.rows)]
-    of_places = written.between([places[edge] for edge in edges])
-    of_rows = list(map(sum, zip(*(marks.between(edges) for marks in canonical), strict=True)))
-    for (start, stop), marks, kept in zip(pairwise(edges), of_places, of_rows, strict=True):
+    count = len(batch.decoded)
+    spans = [(first, min(first + _TOGETHER, count)) for first in range(0, count, _TOGETHER)]
+    while spans:
+        first, end = spans.pop()
         # Between the first of a group and the first of the next one there are rows that were not taken.
-        strangers = batch.missing[bisect(batch.missing, places[start]) : bisect(batch.missing, places[stop])]
-        own = marks - sum(map(written.of, strangers))
-        if own != batch.layout.expected(batch.decoded[start:stop], kept):
-            yield from range(start, stop)
+        strangers = batch.missing[bisect(batch.missing, places[first]) : bisect(batch.missing, places[end])]
+        own = written.among(places[first], places[end]) - sum(map(written.of, strangers))
+        kept = sum(marks.among(first, end) for marks in canonical)
+        if own == batch.layout.expected(batch.decoded[first:end], kept):
+            continue
+        if end - first == 1:
+            yield first
+        else:
+            middle = (first + end) // 2
+            spans += ((first, middle), (middle, end))
 
 
 def _judge(batch: _Batch, became: Became, signs: dict[int, int], refused: set[int]) -> dict[int, int]:

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from dropforge_core.dataset.faults import Fault
-from dropforge_core.dataset.rows.columns import RowBlock
+from dropforge_core.dataset.rows.columns import RowBlock, all_but
 from dropforge_core.dataset.rows.formats import Canonical, infer
 from dropforge_core.dataset.rows.layouts import Layout
 from dropforge_core.dataset.rows.messages import decode
@@ -131,9 +131,8 @@ class RowReader:
         self._look_back(len(taken.places) - len(taken.refused), len(rows))
         places = [start + place for place in taken.places] if start else taken.places
         gone = self._settle(block, start, places, taken, added)
-        lines = block.lines
         found = RowBlock(
-            list(lines) if len(places) == total else [lines[place] for place in places],
+            all_but(block.lines[start:] if start else block.lines, taken.missing),
             taken.encoded,
             taken.talks,
             taken.metas,

@@ -93,7 +93,7 @@ class ThoroughReader:
             for fault in draft.faults:
                 self._tell(draft.line + draft.lines_down, fault)
             return None
-        if draft.signs:
+        if draft.signs & (PRIVATE | RESERVED):
             self._look(texts(draft.source), draft.signs, draft.faults)
         return None if draft.faults and self.report(draft.line, draft.faults, draft.raw) else draft.row
 
