@@ -74,7 +74,7 @@ def test_the_quotas_that_matter_are_those_of_what_the_stack_allows():
     assert wanted["transform"] == ("ml.g5.xlarge",)
     assert wanted["processing"] == ("c",)
     other = Deployed(region="us-east-1", parameters={"AllowedInstanceTypes": "ml.p5.4xlarge"})
-    assert "None of the recipe's compute.instance_types" in wanted_quotas(other)[2]
+    assert "None of the recipe's compute.evaluation_instance_types" in wanted_quotas(other)[2]
 
 
 def test_a_switch_that_is_off_is_told(world):
