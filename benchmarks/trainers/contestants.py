@@ -172,7 +172,7 @@ def ours(task: Task) -> Any:
     run = prepare(job, base, residency, container, _note)
     stop, watch = StopRequest(), Stopwatch(time.perf_counter)
     rehearse(run, stop)
-    _note(f"residency={residency} end_to_end={run.end_to_end} pass={run.state.micro_batch_tokens}")
+    _note(f"residency={residency} {run.layouts} pass={run.state.micro_batch_tokens}")
     turns = task.turns
     turns.begin()
     for step in range(1, run.schedule.steps + 1):

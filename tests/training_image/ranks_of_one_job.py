@@ -37,13 +37,13 @@ def trouble(stop: StopRequest, *, rank: int, most: int = 10**9, after: int = 0, 
     """
     made = itertools.count()
 
-    def part_losses(objective: Any, model: Any, part: Any, examples: Any) -> Any:
+    def part_losses(objective: Any, model: Any, part: Any, *rest: Any) -> Any:
         place = next(made)
         if rank == RANK:
             stop.asked = place >= ends
             if torch.is_grad_enabled() and place >= after and part.shape.tokens > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-        return real_losses(objective, model, part, examples)
+        return real_losses(objective, model, part, *rest)
 
     passes.part_losses = part_losses
 

@@ -19,6 +19,10 @@ from tuner.failure import REASON_LIMIT, Failure, classify, record, trail
     ("error", "word"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "OOM_GPU"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "OOM_GPU",
+        ),
         (RuntimeError("[enforce fail] not enough memory: you tried to allocate 9 bytes"), "OOM_GPU"),
         (MemoryError(), "OOM_GPU"),
         (OSError(errno.ENOSPC, "No space left on device", "/opt/ml/x"), "DISK_FULL"),

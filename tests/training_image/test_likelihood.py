@@ -94,8 +94,10 @@ def test_what_fills_a_rehearsed_pass_teaches_nothing(model: LanguageModel, docum
     (shape,) = shape_batches(
         [[d.length] for d in documents], 10_000, packing=True, hidden_size=64, end_to_end=True
     )
-    batch = make_batch(documents, replace(shape, end_to_end=shape.tokens + 100), model.pad_id, CPU)
-    assert batch.inputs["input_ids"].shape == (1, sum(d.length for d in documents) + 100)
+    batch = make_batch(documents, replace(shape, end_to_end=shape.tokens + 500), model.pad_id, CPU)
+    assert batch.inputs["input_ids"].shape == (1, sum(d.length for d in documents) + 500)
+    longest = max(document.length for document in documents)
+    assert int(batch.inputs["position_ids"].max()) == longest - 1
     expected = token_nll(model, make_batch(documents, shape, model.pad_id, CPU))
     torch.testing.assert_close(token_nll(model, batch), expected)
 

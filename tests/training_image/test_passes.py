@@ -1,5 +1,8 @@
 """Passes that must fit into memory. The limit is injected where a device would refuse."""
 
+import itertools
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,11 @@ def limit_tokens(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """A device that holds at most so many tokens with their gradients; answers the sizes it was asked for."""
     real, asked = passes.part_losses, []
 
-    def narrow(objective: Any, model: Any, part: Any, examples: Any) -> Any:
+    def narrow(objective: Any, model: Any, part: Any, *rest: Any) -> Any:
         asked.append(part.shape.tokens)
         if torch.is_grad_enabled() and part.shape.tokens > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(objective, model, part, examples)
+        return real(objective, model, part, *rest)
 
     monkeypatch.setattr(passes, "part_losses", narrow)
     return asked
@@ -84,6 +87,54 @@ def test_memory_that_runs_out_later_halves_there(
     limit_tokens(monkeypatch, 300)
     halved = train(make_job(tmp_path / "halved", tiny_base, rows=ROWS, recipe=DROPOUT))
     assert [step for step, _ in halved.loss_curve] == [step for step, _ in whole.loss_curve]
+
+
+@pytest.mark.parametrize("when", ["at first", "later"])
+def test_a_row_that_fits_only_if_recomputed_is_trained_so(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Where the plan reckoned with too much memory the job keeps less, in place of ending; the losses stay."""
+    job: dict[str, Any] = {"rows": ROWS, "holdout": HOLDOUT, "recipe": DROPOUT}
+    expected = train(make_job(tmp_path / "roomy", tiny_base, **job))
+    real, passes_made = passes.part_losses, itertools.count()
+    begins = 0 if when == "at first" else 6
+
+    def tight(objective: Any, model: Any, part: Any, *rest: Any) -> Any:
+        wants = torch.is_grad_enabled() and next(passes_made) >= begins
+        if wants and not model.causal.is_gradient_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(objective, model, part, *rest)
+
+    monkeypatch.setattr(passes, "part_losses", tight)
+    lines: list[str] = []
+    found = train(make_job(tmp_path / "tight", tiny_base, **job), lines.append)
+    told = [index for index, line in enumerate(lines) if line.startswith("phase=recomputing")]
+    assert len(told) == 1
+    assert lines[told[0] + 1] == "micro_batch_tokens=512"
+    for (_, loss), (_, wanted) in zip(found.loss_curve, expected.loss_curve, strict=True):
+        assert loss == pytest.approx(wanted, abs=2e-3)
+
+
+def test_every_pass_of_a_step_is_laid_out_once_and_ahead(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a pass runs the next one is made by another thread; nothing is made twice."""
+    real, made = passes.lay_out, []
+
+    def lay_out(*given: Any) -> Any:
+        made.append(threading.current_thread().name)
+        return real(*given)
+
+    monkeypatch.setattr(passes, "lay_out", lay_out)
+    asked = limit_tokens(monkeypatch, 10_000)
+    container = make_job(tmp_path / "ml", tiny_base, rows=ROWS, recipe=SHORT)
+    given = {"run_id": "run1", "attempt": "1", "micro_batch_tokens": "96"}
+    container.hyperparameters.write_text(json.dumps(given))
+    train(container)
+    assert len(made) > 24
+    # Of those that were asked for, one or two are the rehearsal's.
+    assert len(asked) - len(made) in {1, 2}
+    assert all(name.startswith("batch") for name in made)
 
 
 def test_a_row_that_does_not_fit_at_all_is_out_of_memory_before_the_first_step(

@@ -14,7 +14,7 @@ from tiny_jobs import SHORT, make_job, seal
 
 from tuner.adapters import Variants
 from tuner.failure import Failure
-from tuner.model import load_base
+from tuner.model import has_kernels, load_base
 
 CPU = torch.device("cpu")
 
@@ -81,6 +81,38 @@ def test_a_base_that_is_not_whole_or_not_known_is_refused(
     with pytest.raises(Failure, match=told) as failure:
         load_base(altered(change), "nf4", CPU)
     assert failure.value.word == "BASE_MODEL"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "runs"),
+    [
+        ((8, 9), ["sm_80", "sm_86", "sm_90"], True),
+        ((9, 0), ["sm_80", "sm_90a"], True),
+        ((12, 0), ["sm_80", "sm_86", "sm_90"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((7, 5), ["sm_80", "compute_80"], False),
+        ((12, 1), ["sm_100", "sm_120"], True),
+    ],
+)
+def test_a_gpu_is_known_by_the_code_that_torch_was_built_with(
+    capability: tuple[int, int], built_for: list[str], runs: bool
+) -> None:
+    """Machine code runs within its major version, intermediate code on anything newer."""
+    assert has_kernels(capability, built_for) is runs
+
+
+def test_a_gpu_without_kernels_ends_the_job_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first line says which GPU it is and what the image was built for."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (12, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "RTX PRO 6000")
+    with pytest.raises(
+        Failure, match=r"RTX PRO 6000 has compute capability 12\.0.*built for sm_80, sm_90"
+    ) as failure:
+        load_base(tmp_path, "nf4", torch.device("cuda"))
+    assert failure.value.word == "CODE"
 
 
 def test_a_corrupt_shard_is_named(tiny_base: Path, tmp_path: Path) -> None:

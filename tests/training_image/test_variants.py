@@ -90,6 +90,36 @@ def test_an_optimizer_s_state_finds_its_parameters_again(ratio: float | None) ->
     assert all(torch.equal(saved[name], again[name]) for name in saved)
 
 
+def test_a_gpu_s_optimizer_moves_as_a_cpu_s_and_resumes_from_it() -> None:
+    """One fused kernel takes the same steps to rounding, and goes on with the moments of the other."""
+    torch.manual_seed(2)
+    slopes = [torch.randn(2, 2) for _ in range(8)]
+
+    def stepped(
+        optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], some: list[Any]
+    ) -> None:
+        for slope in some:
+            for parameter in parameters.values():
+                parameter.grad = slope.clone()
+            optimizer.step()
+
+    plain, fused = matrices(), matrices()
+    ours, other = (make_optimizer(p, Training(weight_decay=0.1), 4.0) for p in (plain, fused))
+    for group in other.param_groups:
+        group["fused"] = True
+    stepped(ours, plain, slopes)
+    stepped(other, fused, slopes[:5])
+    resumed = matrices()
+    with torch.no_grad():
+        for name, parameter in resumed.items():
+            parameter.copy_(fused[name])
+    third = make_optimizer(resumed, Training(weight_decay=0.1), 4.0)
+    load_optimizer(third, resumed, optimizer_tensors(other, fused))
+    stepped(third, resumed, slopes[5:])
+    for name, parameter in plain.items():
+        torch.testing.assert_close(resumed[name], parameter, rtol=1e-6, atol=1e-7)
+
+
 def test_the_best_adapter_is_the_one_saved_and_named(tiny_base: Path, tmp_path: Path) -> None:
     """Where later steps make it worse, the artifact holds the earlier adapter, and its manifest says so."""
     training = {**SHORT["training"], "learning_rate": 0.5, "steps": 400, "early_stopping_patience": 2}

@@ -19,6 +19,8 @@ DEFAULTS: Final = {
     "OMP_WAIT_POLICY": "PASSIVE",
     # Kernels that give the same sums twice (CUDA's requirement, see torch.use_deterministic_algorithms).
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Passes differ in length: in blocks of fixed size what one leaves free is too short for the next.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     # Bars of carriage returns are noise in a job's log.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }

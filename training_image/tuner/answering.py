@@ -149,6 +149,8 @@ class Answerer:
             return _refuse(ask.id, ask.variant, str(fault))
         except Failure as failure:
             return _refuse(ask.id, ask.variant, failure.message)
+        except Exception as error:  # noqa: BLE001  # a template runs on this record's text: it may raise anything
+            return _refuse(ask.id, ask.variant, f"the record can't be read ({type(error).__name__})")
         ticket = next(self._tickets)
         self._open[ticket] = _Open(request, place, ask, len(prompt))
         limit = min(ask.max_new_tokens or self._max_new_tokens, self._max_new_tokens)

@@ -184,6 +184,11 @@ def lays_end_to_end(causal: Any, device: torch.device) -> bool:
 
 TRIED: Final = (7, 23, 40)
 """Tokens of a shared beginning and of two documents after it."""
+ROUNDING: Final = 1e-4
+"""Share of a token's state that fp32 may change."""
+HALF_ROUNDING, HALF_WORST = 0.15, 0.5
+"""The same of bf16, over all tokens and of the worst one. SmolLM2-135M's states of two documents differ between bf16 and
+fp32 by 0.025 and 0.11; where one document sees the other, by 0.35 and 1.2."""
 
 
 def row_inputs(ids: Tensor, positions: Tensor, segments: Segments) -> dict[str, Any]:
@@ -223,8 +228,15 @@ def _is_exact(causal: Any, device: torch.device) -> bool:
                 places = [torch.arange(len(part), device=device) for part in own]
             positions = torch.cat([torch.arange(common, device=device), *places])[None]
             states = decoder(use_cache=False, **row_inputs(row, positions, segments)).last_hidden_state
-            difference = (states[0, common:].float() - alone.float()).norm() / alone.float().norm()
-            # Another document's tokens move the states by tens of percent.
-            if not float(difference) < (0.03 if device.type == "cuda" else 1e-4):
+            if not is_close(states[0, common:], alone):
                 return False
     return True
+
+
+def is_close(found: Tensor, expected: Tensor) -> bool:
+    """Whether states differ by the rounding of the type they were computed in, and by no more."""
+    difference = (found.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)
+    mean, worst = float(difference.mean()), float(difference.max())
+    if found.device.type == "cuda":
+        return mean < HALF_ROUNDING and worst < HALF_WORST
+    return worst < ROUNDING

@@ -8,7 +8,7 @@ in the data is the step's number, and nothing else needs to be saved.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -35,6 +35,8 @@ class Schedule:
     steps_per_epoch: int
     steps: int
     seed: int
+    _cut: dict[int, list[NDArray[np.int64]]] = field(default_factory=dict, repr=False, compare=False)
+    """The steps of the epoch that was asked for last: with a million examples they take longer than a step."""
 
     @property
     def digest(self) -> str:
@@ -49,12 +51,18 @@ class Schedule:
     def examples_of(self, step: int) -> list[int]:
         """Indices of the examples of a step, counted from 1; never empty."""
         epoch, place = divmod(step - 1, self.steps_per_epoch)
+        if epoch not in self._cut:
+            self._cut.clear()
+            self._cut[epoch] = self._steps_of(epoch)
+        return [int(index) for index in self._cut[epoch][place]]
+
+    def _steps_of(self, epoch: int) -> list[NDArray[np.int64]]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
         lengths = self.lengths[order]
         # Twice an example's midpoint, in tokens: it belongs to the step in whose window that lies.
         middles = 2 * np.cumsum(lengths) - lengths
         owner = middles * self.steps_per_epoch // (2 * int(lengths.sum()))
-        return [int(index) for index in order[owner == place]]
+        return np.split(order, np.searchsorted(owner, np.arange(1, self.steps_per_epoch)))
 
 
 def plan_steps(

@@ -1,9 +1,9 @@
 """Reading canonical rows from a channel into examples."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -44,18 +44,67 @@ def read_rows(channel: Path) -> Iterator[Row]:
     Raises:
         Failure: BAD_DATA with file and line.
     """
-    decoder = msgspec.json.Decoder(Row)
+    return decoded(lines_of(channel))
+
+
+class Line(NamedTuple):
+    """One line of a shard, not read yet."""
+
+    shard: str
+    number: int
+    content: bytes
+
+
+def lines_of(channel: Path) -> Iterator[Line]:
+    """Lines of all `*.jsonl` shards that are not empty, in the order of their names."""
     for shard in sorted(channel.glob("*.jsonl")):
         with shard.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield decoder.decode(line)
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                    # A message of msgspec names a type and a path, never a value; the other quotes bytes.
-                    told = error if isinstance(error, msgspec.MsgspecError) else "not UTF-8"
-                    raise Failure("BAD_DATA", f"{shard.name}, line {number}: {told}") from None
+                if line.strip():
+                    yield Line(shard.name, number, line)
+
+
+def decoded(lines: Iterable[Line]) -> Iterator[Row]:
+    """Rows of the lines.
+
+    Raises:
+        Failure: BAD_DATA with file and line.
+    """
+    decoder = msgspec.json.Decoder(Row)
+    for shard, number, content in lines:
+        try:
+            yield decoder.decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            # A message of msgspec names a type and a path, never a value; the other quotes bytes.
+            told = error if isinstance(error, msgspec.MsgspecError) else "not UTF-8"
+            raise Failure("BAD_DATA", f"{shard}, line {number}: {told}") from None
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Some rows as examples, and the ids of those that are none, by what is wrong with them."""
+
+    examples: list[Example] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, others: Self) -> None:
+        self.examples += others.examples
+        for fault, ids in others.faults.items():
+            self.faults.setdefault(fault, []).extend(ids)
+
+    def whole(self) -> list[Example]:
+        """The examples.
+
+        Raises:
+            Failure: BAD_DATA naming the first rows that can't be taught, by id.
+        """
+        if self.faults:
+            told = "; ".join(
+                f"{len(ids)} rows: {fault} ({', '.join(ids[:SHOWN_IDS])})"
+                for fault, ids in self.faults.items()
+            )
+            raise Failure("BAD_DATA", told)
+        return self.examples
 
 
 def encode_rows(
@@ -67,25 +116,28 @@ def encode_rows(
         Failure: BAD_DATA naming the first rows that can't be taught, by id; BASE_MODEL where the tokenizer
             has no chat template or is not the model's.
     """
-    examples: list[Example] = []
-    faults: dict[str, list[str]] = {}
+    return encode(rows, codec, method, max_seq_len).whole()
+
+
+def encode(rows: Iterable[Row], codec: ChatCodec, method: Literal["sft", "dpo"], max_seq_len: int) -> Encoded:
+    """The rows as examples and faults, in order.
+
+    Raises:
+        Failure: BASE_MODEL where the tokenizer has no chat template or is not the model's.
+    """
+    made = Encoded()
     for row in rows:
         try:
             documents = _documents(row, codec, method)
         except NotTeachable as fault:
-            faults.setdefault(str(fault), []).append(row.id)
+            made.faults.setdefault(str(fault), []).append(row.id)
             continue
         longest = max(document.length for document in documents)
         if longest > max_seq_len:
-            faults.setdefault(f"longer than max_seq_len = {max_seq_len} tokens", []).append(row.id)
+            made.faults.setdefault(f"longer than max_seq_len = {max_seq_len} tokens", []).append(row.id)
             continue
-        examples.append(Example(row.id, documents))
-    if faults:
-        told = "; ".join(
-            f"{len(ids)} rows: {fault} ({', '.join(ids[:SHOWN_IDS])})" for fault, ids in faults.items()
-        )
-        raise Failure("BAD_DATA", told)
-    return examples
+        made.examples.append(Example(row.id, documents))
+    return made
 
 
 def _documents(row: Row, codec: ChatCodec, method: Literal["sft", "dpo"]) -> tuple[Document, ...]:

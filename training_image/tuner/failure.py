@@ -16,6 +16,12 @@ PERSON_LIMIT: Final = 700
 """Of these, what the first line may take where there are lines for an engineer."""
 FRAMES: Final = 8
 
+NO_MEMORY: Final = (
+    *("out of memory", "not enough memory: you tried to allocate"),
+    # A library's handle or workspace did not fit beside what torch holds.
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED"),
+)
+"""How errors read that are raised where memory is refused, and are no OutOfMemoryError."""
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 """How errors of Rust libraries (safetensors, tokenizers) end; they are no OSError."""
@@ -36,9 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "not enough memory: you tried to allocate" in text
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
 
 
 def is_rank_lost(error: BaseException) -> bool:

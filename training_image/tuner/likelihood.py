@@ -71,22 +71,31 @@ class Batch:
 
 def make_batch(documents: Sequence[Document], shape: MicroBatch, pad_id: int, device: torch.device) -> Batch:
     """Lay documents into rows, or one behind the other where the shape says so; none sees another."""
+    return lay_out(documents, shape, pad_id).to(device)
+
+
+def lay_out(documents: Sequence[Document], shape: MicroBatch, pad_id: int) -> Batch:
+    """As `make_batch`, on the host."""
     lay = _in_rows if shape.end_to_end is None else _in_one_row
-    return lay(documents, shape, pad_id).to(device)
+    return lay(documents, shape, pad_id)
 
 
 def _in_one_row(documents: Sequence[Document], shape: MicroBatch, pad_id: int) -> Batch:
-    """What is missing to the shape's tokens (a rehearsal's) is filled by a document that teaches nothing."""
+    """What is missing to the shape's tokens (a rehearsal's) is filled by documents that teach nothing.
+
+    They are no longer than the longest here: some models know no position beyond those of real documents.
+    """
     shared, total = shape.shared, shape.end_to_end or 0
     order = [member for row in shape.rows for member in row]
     lengths = [documents[member].length - shared for member in order]
     filler = total - shared - sum(lengths)
     pieces = [np.arange(shared), *(np.arange(shared, shared + length) for length in lengths)]
     ids = [documents[order[0]].ids[:shared], *(documents[member].ids[shared:] for member in order)]
-    if filler:
-        lengths.append(filler)
-        pieces.append(np.arange(filler))
-        ids.append(np.full(filler, pad_id, dtype=np.int64))
+    longest = max(lengths)
+    for size in [longest] * (filler // longest) + [filler % longest] * (filler % longest > 0):
+        lengths.append(size)
+        pieces.append(np.arange(shared, shared + size))
+        ids.append(np.full(size, pad_id, dtype=np.int64))
     starts = shared + np.concatenate([[0], np.cumsum(lengths)])
     taught = []
     for start, member in zip(starts, order, strict=False):

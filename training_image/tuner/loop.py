@@ -13,7 +13,7 @@ from tuner.failure import Failure, is_out_of_memory
 from tuner.model import LanguageModel, load_base, restore, snapshot
 from tuner.objective import row_ids
 from tuner.optimise import clip_gradients, learning_rate_at, load_optimizer, set_learning_rate
-from tuner.passes import accumulate, halve_micro_batch, measure, rehearse
+from tuner.passes import accumulate, make_room, measure, rehearse
 from tuner.progress import Stopwatch, peak_memory_gib
 from tuner.residency import Resident, settle
 from tuner.run import Run, identity_of, prepare
@@ -79,6 +79,12 @@ def load(
         Failure: BASE_MODEL, OOM_GPU or CODE.
     """
     recipe = job.recipe
+    if ranks.lockstep and recipe.adapter.dora:
+        raise Failure(
+            "CODE",
+            "parallelism fsdp can't train adapter.dora: its norms need whole weights; take parallelism dp on an instance "
+            "whose GPUs hold the base, or leave dora out",
+        )
     base = load_base(
         container.channel("base"), recipe.quantization, device, recipe.chat_template, say, onto=ranks.device
     )
@@ -119,6 +125,8 @@ def seed_everything(seed: int) -> None:
     """One seed for every generator, and kernels that give the same result twice where they exist."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Or every buffer is filled before it is written: each dequantised weight, in each pass, once more.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def resume(run: Run, store: Checkpoints, say: Say) -> None:
@@ -157,7 +165,7 @@ def take_step(run: Run, watch: Stopwatch, stop: StopRequest) -> None:
             if not is_out_of_memory(error):
                 raise
         # Outside the except block: its traceback would keep the failed pass's tensors alive.
-        halve_micro_batch(run, examples)
+        make_room(run, examples)
         set_random_state(before)
     norm = clip_gradients(run.parameters.values(), training.max_grad_norm)
     if not math.isfinite(norm):
@@ -218,7 +226,7 @@ def measure_in_halves(run: Run, stop: StopRequest) -> float:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        halve_micro_batch(run, run.holdout)
+        make_room(run, run.holdout)
 
 
 def export(run: Run, container: Container, stopped_by: str) -> TrainingSummary:

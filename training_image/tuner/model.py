@@ -1,5 +1,6 @@
 """The base model, quantised and frozen, and the adapter on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,36 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def refuse_unknown_gpu(device: torch.device) -> None:
+    """End before gigabytes are read where the first kernel would fail.
+
+    Raises:
+        Failure: CODE, with what the GPU is and what this torch was built for.
+    """
+    if device.type != "cuda":
+        return
+    capability, built_for = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    if not has_kernels(capability, built_for):
+        raise Failure(
+            "CODE",
+            f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, and torch "
+            f"{torch.__version__} was built for {', '.join(built_for)}; take another instance type",
+        )
+
+
+def has_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Whether code of `sm_<major><minor>` (same major, no newer minor) or `compute_<..>` (no newer) runs on a GPU.
+
+    (CUDA C++ Programming Guide, section "Binary compatibility" and "PTX compatibility".)
+    """
+    for name in built_for:
+        kind, _, digits = name.rstrip("af").partition("_")
+        version = (int(digits[:-1]), int(digits[-1]))
+        if version <= capability and (kind == "compute" or version[0] == capability[0]):
+            return True
+    return False
+
+
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it; on a CPU without it bf16 is about 20 times slower than fp32."""
     if device.type == "cuda":
@@ -136,8 +167,10 @@ def load_base(  # noqa: PLR0913  # a folder, a form, a device, and what few call
         onto: the device on which it will compute, where that is another than the one it is loaded to.
 
     Raises:
-        Failure: BASE_MODEL where it can't be loaded whole, OOM_GPU where it does not fit.
+        Failure: BASE_MODEL where it can't be loaded whole, OOM_GPU where it does not fit, CODE where this torch has no
+            kernels for the GPU.
     """
+    refuse_unknown_gpu(onto or device)
     manifest = verify_copy(folder, weights=False)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -184,7 +217,7 @@ def attach_adapter(base: LanguageModel, recipe: Recipe, *, gradient_checkpointin
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # five seconds that tests of the rest save
 
     if gradient_checkpointing:
-        base.causal.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(base)
     try:
         adapted = get_peft_model(
             base.causal, LoraConfig(**_lora(recipe.adapter)), autocast_adapter_dtype=True
@@ -200,8 +233,28 @@ def attach_adapter(base: LanguageModel, recipe: Recipe, *, gradient_checkpointin
         ) from None
     if any(p.requires_grad for p in base.causal.get_output_embeddings().parameters()):
         raise Failure("BASE_MODEL", "adapter.targets names the output head, which stays frozen; leave it out")
+    if base.device.type == "cuda" and not recipe.adapter.dora:
+        keep_input_type(base.causal)
     adapted.train()
     return adapted
+
+
+def keep_input_type(causal: nn.Module) -> None:
+    """Give adapters their input as it is, for use under autocast, which casts it where a product needs it.
+
+    peft would cast it up to the adapter's fp32 before autocast casts it down again: the same numbers, but a copy for
+    each layer, of which the backward pass keeps one each, where q, k and v could share theirs.
+    """
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415  # see attach_adapter
+
+    for part in causal.modules():
+        if isinstance(part, LoraLayer):
+            part.cast_input_dtype_enabled = False
+
+
+def recompute_activations(base: LanguageModel) -> None:
+    """Keep each block's input only; the backward pass computes the rest again, dropout included."""
+    base.causal.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _lora(adapter: Adapter) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tuner.batching import MicroBatch, shape_batches, shared_beginning
 from tuner.conversation import Document
 from tuner.data import Example
 from tuner.failure import Failure
-from tuner.likelihood import Batch, make_batch, token_nll
+from tuner.likelihood import Batch, lay_out, make_batch, token_nll
 from tuner.model import LanguageModel
 
 DPO_BETA: Final = 0.1
@@ -120,14 +120,18 @@ def split_step(  # noqa: PLR0913  # what a shape depends on
 
 
 def part_losses(
-    objective: Objective, model: LanguageModel, part: Part, examples: Sequence[Example]
+    objective: Objective,
+    model: LanguageModel,
+    part: Part,
+    examples: Sequence[Example],
+    laid_out: Batch | None = None,
 ) -> Tensor:
-    """Losses of one micro-batch.
+    """Losses of one micro-batch, whose tensors may have been laid out on the host before.
 
     Raises:
         Failure: NAN_LOSS naming the rows whose loss is not finite, by id.
     """
-    batch = make_batch(part.documents, part.shape, model.pad_id, model.device)
+    batch = (laid_out or lay_out(part.documents, part.shape, model.pad_id)).to(model.device)
     losses = objective.losses(model, batch, part)
     finite = torch.isfinite(losses.detach())
     if not bool(finite.all()):

@@ -1,6 +1,8 @@
 """Passes through the model that must fit into memory: the heaviest first, and in halves where they don't."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -9,8 +11,10 @@ from tuner.batching import MicroBatch
 from tuner.checkpoint import random_state, set_random_state
 from tuner.data import Example
 from tuner.failure import Failure, is_out_of_memory
+from tuner.likelihood import Batch, lay_out
+from tuner.model import recompute_activations
 from tuner.objective import Part, part_losses, split_step
-from tuner.run import Run
+from tuner.run import Run, first_micro_batch
 from tuner.signals import StopRequest
 
 
@@ -28,7 +32,7 @@ def rehearse(run: Run, stop: StopRequest) -> None:
     moments = [torch.empty_like(p) for p in run.parameters.values() for _ in "mv" if not run.optimizer.state]
     try:
         while not _fits(run, stop):
-            halve_micro_batch(run, run.examples)
+            make_room(run, run.examples)
     finally:
         run.optimizer.zero_grad(set_to_none=True)
         set_random_state(before)
@@ -95,10 +99,10 @@ def training_passes(run: Run, examples: Sequence[Example]) -> list[Part]:
     return split_step(
         examples,
         run.state.micro_batch_tokens,
-        packing=run.recipe.training.packing,
+        packing=run.layouts.end_to_end or run.layouts.packed,
         sharing=run.may_share,
         hidden_size=run.base.hidden_size,
-        end_to_end=run.end_to_end,
+        end_to_end=run.layouts.end_to_end,
     )
 
 
@@ -113,13 +117,37 @@ def accumulate(run: Run, examples: Sequence[Example], stop: StopRequest) -> floa
     run.ranks.reseed(run.recipe.training.seed, run.state.step)
     weight, total = run.objective.weight(examples), 0.0
     mine = run.ranks.share(examples)
-    passes = [(part, mine) for part in training_passes(run, mine)]
-    for part, owners, counts in run.ranks.passes(passes, stop, lambda: _spare(run, examples)):
-        with run.ranks.attempt():
-            loss = part_losses(run.objective, run.base, part, owners).sum() * counts / weight
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+    parts = training_passes(run, mine)
+    passes = [(part, mine) for part in parts]
+    with laid_out_ahead(parts, run.base.pad_id) as laid_out:
+        for part, owners, counts in run.ranks.passes(passes, stop, lambda: _spare(run, examples)):
+            with run.ranks.attempt():
+                losses = part_losses(run.objective, run.base, part, owners, laid_out(part))
+                loss = losses.sum() * counts / weight
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
     return run.ranks.add_gradients(run.parameters, total)
+
+
+@contextlib.contextmanager
+def laid_out_ahead(parts: Sequence[Part], pad_id: int) -> Iterator[Callable[[Part], Batch | None]]:
+    """Lay the next pass out on the host while the device is at one; answers what was laid out for a pass."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batch") as maker:
+        waiting = iter(parts)
+        made: dict[int, Future[Batch]] = {}
+
+        def start() -> None:
+            if (part := next(waiting, None)) is not None:
+                made[id(part)] = maker.submit(lay_out, part.documents, part.shape, pad_id)
+
+        def laid_out(part: Part) -> Batch | None:
+            found = made.pop(id(part), None)
+            batch = found.result() if found else None
+            start()
+            return batch
+
+        start()
+        yield laid_out
 
 
 def _spare(run: Run, examples: Sequence[Example]) -> tuple[Part, Sequence[Example]]:
@@ -151,27 +179,36 @@ def _measuring_passes(run: Run, examples: Sequence[Example]) -> list[Part]:
     return split_step(
         examples,
         run.state.micro_batch_tokens,
-        packing=run.end_to_end,
-        sharing=run.base.can_share,
+        packing=run.layouts.end_to_end,
+        sharing=run.layouts.shared,
         hidden_size=run.base.hidden_size,
-        end_to_end=run.end_to_end,
+        end_to_end=run.layouts.end_to_end,
     )
 
 
-def halve_micro_batch(run: Run, examples: Sequence[Example]) -> None:
-    """Same effective batch in smaller passes.
+def make_room(run: Run, examples: Sequence[Example]) -> None:
+    """Same effective batch in passes of half the size; where one row alone does not fit, activations are recomputed.
+
+    The plan asks for recomputation where it sees the need. Where it reckoned with more memory than there is, the job
+    takes a third longer and gives the same losses.
 
     Raises:
-        Failure: OOM_GPU where one row alone does not fit.
+        Failure: OOM_GPU where one row alone does not fit even so.
     """
     longest = max(example.length for example in examples)
-    if run.state.micro_batch_tokens <= longest:
+    run.optimizer.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if run.state.micro_batch_tokens > longest:
+        run.state.micro_batch_tokens = max(run.state.micro_batch_tokens // 2, longest)
+    elif not run.recomputes and run.base.causal.supports_gradient_checkpointing:
+        recompute_activations(run.base)
+        run.recomputes = True
+        run.state.micro_batch_tokens = first_micro_batch(run.job, run.base)
+        run.progress.note("phase=recomputing a row alone did not fit with all its activations")
+    else:
         raise Failure(
             "OOM_GPU",
             f"a pass of {longest} tokens does not fit; lower max_seq_len or take a larger instance",
         )
-    run.optimizer.zero_grad(set_to_none=True)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    run.state.micro_batch_tokens = max(run.state.micro_batch_tokens // 2, longest)
     run.progress.note(f"micro_batch_tokens={run.state.micro_batch_tokens}")

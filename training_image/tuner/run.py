@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from dropforge_core.recipe import Recipe
-from tuner.attention import lays_end_to_end
 from tuner.batching import Schedule, plan_steps
 from tuner.checkpoint import Checkpoint, TrainingState, random_state
 from tuner.contract import Container, Say, TrainingJob
-from tuner.data import Example, encode_rows, read_rows
+from tuner.data import Example
 from tuner.distributed.ranks import ALONE, Ranks
 from tuner.failure import Failure
+from tuner.fusing import fuse
+from tuner.layouts import Layouts, layouts_of
 from tuner.model import LanguageModel, attach_adapter, snapshot, trainable
 from tuner.objective import AnswerLikelihood, Objective, Preference
 from tuner.optimise import make_optimizer, optimizer_tensors
 from tuner.progress import Progress
 from tuner.residency import Resident
+from tuner.tokenising import encode_channel
 from tuner.tracking import open_trackers
 
 CPU_MICRO_BATCH: Final = 1024
@@ -53,9 +55,11 @@ class Run:
     state: TrainingState
     best: dict[str, Tensor]
     progress: Progress
+    layouts: Layouts
+    """How documents may lie in a pass."""
     ranks: Ranks = ALONE
-    end_to_end: bool = False
-    """Whether documents lie one behind the other in a pass, without padding."""
+    recomputes: bool = False
+    """Whether the backward pass computes activations again, in place of keeping them."""
 
     @property
     def recipe(self) -> Recipe:
@@ -67,8 +71,8 @@ class Run:
 
         Side by side they share it as a pass of its own, which must keep its keys; recomputed layers keep none.
         """
-        kept = self.end_to_end or not self.job.config.gradient_checkpointing
-        return self.base.can_share and kept and not self.recipe.adapter.dropout
+        kept = self.layouts.end_to_end or not self.recomputes
+        return self.layouts.shared and kept and not self.recipe.adapter.dropout
 
     def owes_evaluation(self) -> bool:
         """Whether the hold-out is to be measured at this step and was not yet."""
@@ -106,7 +110,7 @@ def prepare(  # noqa: PLR0913, PLR0917  # what a run is made of
     training = job.recipe.training
     say("phase=tokenising")
     examples, holdout = (
-        encode_rows(read_rows(container.channel(name)), base.codec, job.recipe.method, training.max_seq_len)
+        encode_channel(container.channel(name), base.codec, job.recipe.method, training.max_seq_len, say)
         for name in ("train", "eval")
     )
     if not examples:
@@ -119,8 +123,13 @@ def prepare(  # noqa: PLR0913, PLR0917  # what a run is made of
         seed=training.seed,
     )
     evaluate_every = max(1, round(schedule.steps_per_epoch / training.evals_per_epoch))
-    end_to_end = training.packing and not base.lockstep and lays_end_to_end(base.causal, base.device)
-    adapted = attach_adapter(base, job.recipe, gradient_checkpointing=job.config.gradient_checkpointing)
+    recomputes = job.config.gradient_checkpointing
+    adapted = attach_adapter(base, job.recipe, gradient_checkpointing=recomputes)
+    if base.device.type == "cuda" and not base.lockstep:
+        say("fused " + " ".join(f"{name}={count}" for name, count in fuse(base.causal).items()))
+    longest = max(document.length for example in (*examples, *holdout) for document in example.documents)
+    layouts = layouts_of(base, packing=training.packing, longest=longest, say=say)
+    say(str(layouts))
     parameters = trainable(base.causal)
     ranks.equalise(parameters)
     chosen = choose_holdout(
@@ -157,8 +166,9 @@ def prepare(  # noqa: PLR0913, PLR0917  # what a run is made of
             schedule.steps,
             open_trackers(job, container, say) if ranks.leads else (),
         ),
+        layouts=layouts,
         ranks=ranks,
-        end_to_end=end_to_end,
+        recomputes=recomputes,
     )
 
 
