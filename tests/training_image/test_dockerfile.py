@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_jobs import IMAGE, REPOSITORY
 
+from dropforge_core.planning.catalogue import NEWEST_CAPABILITY
 from tuner import privileges
 
 DOCKERFILE = (IMAGE / "Dockerfile").read_text()
@@ -78,6 +79,12 @@ def test_the_base_has_the_torch_that_is_tested() -> None:
     wanted = re.search(r"pytorch:(\d+\.\d+\.\d+)-", DOCKERFILE)
     assert wanted is not None
     assert torch.__version__.split("+")[0] == wanted[1]
+
+
+def test_the_planner_takes_no_gpu_that_the_image_s_cuda_does_not_know() -> None:
+    """Torch's builds for CUDA 12.6 end with Hopper; a base with another CUDA asks for another end here."""
+    assert "-cuda12.6-" in DOCKERFILE
+    assert NEWEST_CAPABILITY == (9, 0)
 
 
 def test_every_package_is_pinned_by_hash_and_torch_is_none_of_them() -> None:
