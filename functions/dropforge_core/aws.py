@@ -427,20 +427,22 @@ class Converse:
 def newest_approved_package(group: str, sagemaker: Any | None = None) -> Mapping[str, Any] | None:
     """DescribeModelPackage of the champion: the newest Approved package of the group, or None."""
     sm = sagemaker if sagemaker is not None else client("sagemaker")
+    # The service filters by status after it has cut a page: one may be empty although the next one is not.
+    pages = sm.get_paginator("list_model_packages").paginate(
+        ModelPackageGroupName=group,
+        ModelApprovalStatus="Approved",
+        SortBy="CreationTime",
+        SortOrder="Descending",
+        PaginationConfig={"PageSize": 100},
+    )
     try:
-        found = sm.list_model_packages(
-            ModelPackageGroupName=group,
-            ModelApprovalStatus="Approved",
-            SortBy="CreationTime",
-            SortOrder="Descending",
-            MaxResults=1,
-        )["ModelPackageSummaryList"]
+        found = next((one for page in pages for one in page["ModelPackageSummaryList"]), None)
     except ClientError as error:
-        # No group yet: the first model has no champion.
+        # No group yet: the first model has no champion. Of this request only the group can be invalid.
         if error_code(error) in {"ValidationException", "ResourceNotFound", "ResourceNotFoundException"}:
             return None
         raise
-    return dict(sm.describe_model_package(ModelPackageName=found[0]["ModelPackageArn"])) if found else None
+    return dict(sm.describe_model_package(ModelPackageName=found["ModelPackageArn"])) if found else None
 
 
 __all__: Sequence[str] = (

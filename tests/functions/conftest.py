@@ -40,6 +40,15 @@ class Account:
             self.s3.delete_object(Bucket="runs", Key=entry["Key"])
         self.s3.delete_bucket(Bucket="runs")
         self.dynamodb.delete_table(TableName="runs")
+        # Packages can't be deleted here; none may be a champion of the next test.
+        for group in self.sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"]:
+            packages = self.sagemaker.list_model_packages(
+                ModelPackageGroupName=group["ModelPackageGroupName"], ModelApprovalStatus="Approved"
+            )
+            for package in packages["ModelPackageSummaryList"]:
+                self.sagemaker.update_model_package(
+                    ModelPackageArn=package["ModelPackageArn"], ModelApprovalStatus="Rejected"
+                )
 
 
 @pytest.fixture

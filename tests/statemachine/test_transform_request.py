@@ -7,6 +7,7 @@ from asl_answers import HAPPY, INPUT, SETUP, payload
 from asl_interpreter import run
 from asl_machine import deployed
 
+from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES
 from dropforge_core.evaluation.prompts import CONCURRENT_REQUESTS, PAYLOAD_MB, SHARD_BYTES
 
 
@@ -25,6 +26,9 @@ def test_the_transform_asks_as_the_shards_are_cut() -> None:
     assert at_once == CONCURRENT_REQUESTS
     assert request["MaxPayloadInMB"] == PAYLOAD_MB
     assert SHARD_BYTES <= PAYLOAD_MB * 1024**2 / 2
+    # A line has the row, its answer once more, and the names of the fields.
+    assert PAYLOAD_MB * 1024**2 > 3 * MAX_ROW_BYTES
+    assert request["MaxPayloadInMB"] * request["MaxConcurrentTransforms"] <= 100
     assert (request["BatchStrategy"], request["TransformInput"]["SplitType"]) == ("MultiRecord", "Line")
     assert request["ModelClientConfig"].keys() == {"InvocationsTimeoutInSeconds", "InvocationsMaxRetries"}
     assert request["TransformResources"]["TransformAmiVersion"].startswith("al2-ami-sagemaker-batch-gpu-")

@@ -39,27 +39,39 @@ def champion_of(
         return Champion(note="No package of this model is approved yet.")
     arn = str(package.get("ModelPackageArn", ""))
     artifact = _artifact(package)
-    nothing = "names no artifact in S3" if not artifact.startswith("s3://") else ""
-    if not nothing and artifact == candidate_model_data:
-        nothing = "is this very artifact"
-    if nothing:
-        return Champion(note=f"The approved package {arn} {nothing}; it takes no part.")
+    if artifact == candidate_model_data:
+        return Champion(note=f"The approved package {arn} is this very artifact; there is no other to match.")
+    if unknown := _unknown(package, artifact, base_model_prefix, run_bucket, exists):
+        note = (
+            f"The approved package {arn} {unknown}: whether the candidate is worse is not known. Approve a package "
+            "that can be asked, or reject this one if it serves no more."
+        )
+        return Champion(package_arn=arn, comparable=False, note=note)
+    return Champion(package_arn=arn, model_data=artifact)
+
+
+def _unknown(
+    package: Mapping[str, Any],
+    artifact: str,
+    base_model_prefix: str,
+    run_bucket: str,
+    exists: Callable[[str], bool],
+) -> str:
+    """Why the package can't be asked; empty where it can."""
+    if not artifact.startswith("s3://"):
+        return "names no artifact in S3"
     bucket, key = split_s3_uri(artifact)
-    if bucket == run_bucket and not exists(key):
-        return Champion(note=f"The artifact of the approved package {arn} is gone; it takes no part.")
-    prefix = package.get("CustomerMetadataProperties", {}).get("base_model_prefix", "")
-    unknown = ""
     if bucket != run_bucket:
-        unknown = "lies in another bucket, which the evaluation must not read"
-    elif prefix != base_model_prefix:
-        unknown = (
+        return "lies in another bucket, which the evaluation must not read"
+    if not exists(key):
+        return "names an artifact that is gone"
+    prefix = package.get("CustomerMetadataProperties", {}).get("base_model_prefix", "")
+    if prefix != base_model_prefix:
+        return (
             f"adapts another base model ({prefix or 'not recorded'}) than {base_model_prefix}, "
             "and an evaluation holds one base model"
         )
-    if unknown:
-        note = f"The approved package {arn} {unknown}: whether the candidate is worse is not known."
-        return Champion(package_arn=arn, comparable=False, note=note)
-    return Champion(package_arn=arn, model_data=artifact)
+    return ""
 
 
 def _artifact(package: Mapping[str, Any]) -> str:

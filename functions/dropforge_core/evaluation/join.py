@@ -10,6 +10,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from dropforge_core.contracts import AnswerCheck, EvaluationPrompt, Prediction
+from dropforge_core.evaluation.prompts import GENERAL_ASKED
 from dropforge_core.metrics.registry import nll_per_byte
 from dropforge_core.model import Frozen
 
@@ -27,7 +28,7 @@ class Coverage(Frozen):
     answered: int
     """Expected answers of which exactly one good line came back."""
     missing: int
-    """Expected answers without any line that could be read."""
+    """Expected answers without any line that could be read; a question that one variant was not asked is one of them."""
     duplicated: int
     """Lines beyond the first for one question and variant."""
     errors: int
@@ -35,7 +36,7 @@ class Coverage(Frozen):
     garbled: int
     """Lines that are no prediction: cut short, no JSON, other fields."""
     unexpected: int
-    """Lines for a question that was not asked."""
+    """Answers to a question that was not asked, and questions that one variant was asked otherwise than another."""
     unmeasured: int
     """Lines whose likelihood is absent, not finite, negative, or of another reference's length."""
     failed_generations: Mapping[str, int]
@@ -150,8 +151,7 @@ class _Tally:
         if prompt.variant not in self._variants:
             return
         self._prompt_lines.append(line)
-        self._expected.add((prompt.variant, prompt.id))
-        self._asked[prompt.id] = Asked(
+        asked = Asked(
             id=prompt.id,
             reference=prompt.reference,
             generate=prompt.generate,
@@ -160,6 +160,11 @@ class _Tally:
             purpose=prompt.purpose,
             check=prompt.check,
         )
+        if self._asked.setdefault(prompt.id, asked) != asked:
+            self._fault("unexpected", f"{prompt.variant} {prompt.id}: was asked otherwise than the others")
+        # A variant's questions may be lost together with their answers: then there is no line that misses one.
+        for variant in GENERAL_ASKED if prompt.purpose == "general" else self._variants:
+            self._expected.add((variant, prompt.id))
 
     def take(self, line: bytes) -> None:
         try:

@@ -10,12 +10,16 @@ from dropforge_core.evaluation.rows import Question
 
 Variant = Literal["base", "champion", "candidate"]
 
-PAYLOAD_MB: Final = 1
-"""MaxPayloadInMB, the least that there is: with MultiRecord a request is as many lines of a shard as fit."""
+GENERAL_ASKED: Final[tuple[Variant, ...]] = ("base", "candidate")
+"""Who is asked general questions; all others are asked of every variant."""
+
+PAYLOAD_MB: Final = 4
+"""MaxPayloadInMB: room for the largest row alone, whose answer may stand in its line twice. With MultiRecord a request is
+as many lines of a shard as fit, so what bounds requests is `SHARD_BYTES`."""
 CONCURRENT_REQUESTS: Final = 2
 """InstanceCount times MaxConcurrentTransforms: requests that are answered at the same time."""
 SHARD_BYTES: Final = 500_000
-"""A shard is one request: half of the limit, so that one fits whole."""
+"""A shard is one request, and small, so that requests overlap; only one row alone may be larger."""
 SHARD_PROMPTS: Final = 64
 SHARD_NEW_TOKENS: Final = 32_768
 """Most tokens that one request may have to generate: a request must end within its time limit."""

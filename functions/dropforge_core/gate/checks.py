@@ -8,6 +8,7 @@ from dropforge_core.contracts import AnswerCheck
 from dropforge_core.evaluation.join import Asked, Joined
 from dropforge_core.evaluation.rows import Question
 from dropforge_core.gate.rules import Rule
+from dropforge_core.gate.statistics import confidence
 from dropforge_core.metrics.text import normalised
 from dropforge_core.model import Frozen
 
@@ -123,7 +124,7 @@ def canaries_rule(found: Canaries, alpha: float) -> Rule:
         )
     else:
         reason = (
-            f"All {found.asked} rows that must be answered right are. With {1 - alpha:.0%} confidence fewer than "
+            f"All {found.asked} rows that must be answered right are. With {confidence(alpha)} confidence fewer than "
             f"{found.upper:.2g} of such questions fail."
         )
     return Rule(

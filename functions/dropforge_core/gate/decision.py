@@ -193,7 +193,7 @@ def decide(
         results = slice_results(
             known[gate.primary], evidence.references[-1], slicing, evidence.clusters, gate
         )
-        applied.append(slices_rule(results, gate.primary))
+        applied.append(slices_rule(results, slicing, gate.primary))
     applied += beside.rules
     return Decision(rules=tuple(applied), flips=_flips(evidence, gate.primary), slices=results, policy=policy)
 

@@ -140,7 +140,7 @@ class GateReport(Frozen):
     verdict: Verdict
     """Of all rules together."""
     summary: str
-    """Two sentences for a person."""
+    """A few sentences for a person."""
     policy: Policy
     """The recipe's gate with its defaults."""
     rules: tuple[Rule, ...]

@@ -12,6 +12,8 @@ from dropforge_core.gate.statistics import (
     Bounds,
     ClusteredMean,
     clustered_mean,
+    constant_bounds,
+    design_effect,
     normal_cdf,
     sample_size,
     t_bounds,
@@ -59,7 +61,7 @@ class Comparison(Frozen):
     upper: float | None
     """As `lower`, from above."""
     method: Method
-    """`tango`: paired proportions; `t`: Student's t over clusters, corrected for skewness; `none`: nothing was measured."""
+    """`tango`: paired proportions; `t`: Student's t over clusters, corrected for skewness; `wilson`: scores of which all rows differ alike, by the share that may not; `none`: nothing was measured."""
     better: int
     """Rows on which the candidate is better."""
     worse: int
@@ -105,7 +107,7 @@ def score(metric: Metric, joined: Joined, compare: Callable[[str, str], float] |
 
 
 def estimate(scores: Scores, variant: str, clusters: Mapping[str, str], alpha: float) -> Estimate:
-    """Mean and bounds of one variant: Wilson for proportions, Student's t for means."""
+    """Mean and bounds of one variant: Wilson for proportions, and for scores that are all the same; Student's t for means."""
     rows = sorted(scores.by_variant.get(variant, {}).items())
     if not rows:
         return Estimate(
@@ -121,12 +123,15 @@ def estimate(scores: Scores, variant: str, clusters: Mapping[str, str], alpha: f
         )
     values = [value for _, value in rows]
     found = clustered_mean(values, [clusters[row_id] for row_id, _ in rows])
-    binary = scores.metric.kind == "binary"
-    bounds = proportion_bounds(found, len(values), alpha) if binary else t_bounds(found, alpha)
-    deviation = found.deviation
-    if binary:
+    bounds, method, deviation = t_bounds(found, alpha), "t", found.deviation
+    if scores.metric.kind == "binary":
+        effect = design_effect(found, found.mean * (1 - found.mean), len(values))
+        bounds, method = wilson(sum(values) / effect, len(values) / effect, alpha), "wilson"
         p = min(max(0.5, bounds.lower), bounds.upper)
-        deviation = math.sqrt(p * (1 - p))
+        deviation = math.sqrt(p * (1 - p) * effect)
+    elif _is_constant(scores.metric, found, 0.0):
+        bounds, method = constant_bounds(found.mean, 0.0, 1.0, found.clusters, alpha), "wilson"
+        deviation = math.sqrt(wilson(0, found.clusters, alpha).upper)
     return Estimate(
         metric=scores.metric.name,
         variant=variant,
@@ -136,21 +141,13 @@ def estimate(scores: Scores, variant: str, clusters: Mapping[str, str], alpha: f
         lower=rounded(bounds.lower),
         upper=rounded(bounds.upper),
         deviation=rounded(deviation),
-        method="wilson" if binary else "t",
+        method=method,
     )
 
 
-def proportion_bounds(found: ClusteredMean, n: int, alpha: float) -> Bounds:
-    """Wilson's bounds at the effective sample size: n over the design effect of the clusters (Kish 1965)."""
-    p = found.mean
-    simple = p * (1 - p) / n
-    if found.clusters == n:
-        effect = 1.0
-    elif simple > 0 and math.isfinite(found.standard_error):
-        effect = max(1.0, found.standard_error**2 / simple)
-    else:
-        effect = n / found.clusters
-    return wilson(p * n / effect, n / effect, alpha)
+def _is_constant(metric: Metric, found: ClusteredMean, least: float) -> bool:
+    """Whether all clusters have the same mean on a scale that is known to end at `least` and 1."""
+    return metric.needs != "likelihood" and found.standard_error == 0 and least <= found.mean <= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +166,17 @@ class Paired:
     def losses(self) -> int:
         return sum(difference < 0 for difference in self.differences)
 
-    @property
-    def is_table(self) -> bool:
-        """Whether the pairs are independent binary outcomes, which Tango's test is for."""
-        return self.metric.kind == "binary" and len(set(self.clusters)) == len(self.clusters)
+    def table(self, found: ClusteredMean) -> tuple[float, float, float] | None:
+        """Gains, losses and pairs of right-or-wrong answers, each over the design effect of the clusters; None of others.
+
+        Pairs that are all independent are counted as they are. A few repeated questions must not change the method:
+        Student's t has a bound of 0 where no answer differs.
+        """
+        if self.metric.kind != "binary":
+            return None
+        n = len(self.differences)
+        effect = design_effect(found, (self.gains + self.losses) / n - found.mean**2, n)
+        return self.gains / effect, self.losses / effect, n / effect
 
 
 def pair(
@@ -189,18 +193,22 @@ def pair(
 
 
 def compare(paired: Paired, against: Literal["base", "champion"], alpha: float, delta: float) -> Comparison:
-    """Bounds of the mean difference: Tango for independent binary pairs, clustered Student's t otherwise."""
+    """Bounds of the mean difference: Tango for right-or-wrong pairs, clustered Student's t otherwise."""
     n = len(paired.differences)
     if n == 0:
         bounds, method, groups, deviation = Bounds(math.nan, -math.inf, math.inf), "none", 0, math.inf
     else:
         found = clustered_mean(paired.differences, paired.clusters)
         groups = found.clusters
-        if paired.is_table:
-            bounds, method = tango(paired.gains, paired.losses, n, alpha), "tango"
+        if (table := paired.table(found)) is not None:
+            gains, losses, pairs = table
+            bounds, method = tango(gains, losses, pairs, alpha), "tango"
             # The upper bound of the discordance: no discordant pair in 50 does not mean that there is none.
-            discordance = wilson(paired.gains + paired.losses, n, alpha).upper
-            deviation = math.sqrt(discordance)
+            discordance = wilson(gains + losses, pairs, alpha).upper
+            deviation = math.sqrt(discordance * n / pairs)
+        elif _is_constant(paired.metric, found, -1.0):
+            bounds, method = constant_bounds(found.mean, -1.0, 1.0, groups, alpha), "wilson"
+            deviation = math.sqrt(wilson(0, groups, alpha).upper)
         else:
             bounds, method = t_bounds(found, alpha), "t"
             deviation = found.deviation
@@ -223,12 +231,11 @@ def compare(paired: Paired, against: Literal["base", "champion"], alpha: float, 
 
 def harm_p_value(paired: Paired, delta: float) -> float:
     """P-value of 'the candidate is worse by more than delta' (H0: it is not)."""
-    n = len(paired.differences)
-    if paired.is_table:
-        return normal_cdf(tango_score(paired.gains, paired.losses, n, -delta))
     found = clustered_mean(paired.differences, paired.clusters)
     if found.clusters < 2:
         return 1.0
+    if (table := paired.table(found)) is not None:
+        return normal_cdf(tango_score(*table, -delta))
     if found.standard_error == 0:
         return float(found.mean >= -delta)
     return t_cdf((found.mean + delta) / found.standard_error, found.clusters - 1)

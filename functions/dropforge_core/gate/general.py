@@ -13,10 +13,11 @@ from typing import Final
 
 from dropforge_core.contracts import AnswerCheck, EvaluationPrompt
 from dropforge_core.evaluation.join import Joined
-from dropforge_core.evaluation.prompts import Shard, Variant
+from dropforge_core.evaluation.prompts import GENERAL_ASKED, Shard, Variant
 from dropforge_core.gate.checks import fault_of
 from dropforge_core.gate.evidence import Comparison, Paired, compare
 from dropforge_core.gate.rules import Rule, Verdict
+from dropforge_core.gate.statistics import confidence
 from dropforge_core.metrics.registry import Metric
 from dropforge_core.model import Frozen
 from dropforge_core.recipe import Gate
@@ -28,7 +29,6 @@ ANSWER_TOKENS: Final = 24
 """Room for a short sentence around the word that counts."""
 REPORTED_DELTA: Final = 0.05
 """Margin for which the needed number of questions is told where the recipe sets none."""
-ASKED: Final[tuple[Variant, ...]] = ("base", "candidate")
 GENERAL: Final = Metric(
     name="general_questions",
     label="General questions",
@@ -83,7 +83,7 @@ def general_shards(gate: Gate) -> Iterator[Shard]:
     """One shard for each variant that is asked, `general-<variant>.jsonl`; none where the recipe turns them off."""
     if gate.forgetting == "off":
         return
-    for variant in ASKED:
+    for variant in GENERAL_ASKED:
         lines = [_prompt(one, variant).model_dump_json().encode() + b"\n" for one in questions()]
         yield Shard(f"general-{variant}.jsonl", b"".join(lines), len(lines))
 
@@ -112,7 +112,7 @@ def forgetting_of(joined: Joined, gate: Gate) -> Forgetting | None:
             for one in asked
             if (answer := joined.answers.get(variant, {}).get(one.id)) is not None
         }
-        for variant in ASKED
+        for variant in GENERAL_ASKED
     }
     before, after = right["base"], right["candidate"]
     ids = sorted(before.keys() & after.keys())
@@ -169,5 +169,5 @@ def forgetting_rule(found: Forgetting, alpha: float) -> Rule | None:
         n_needed=seen.n_needed,
         method=seen.method,
         reason=f"Of {found.questions} general questions the base model has {found.base_right} right, the candidate "
-        f"{found.candidate_right}; with {1 - alpha:.0%} confidence {bound}, and {found.delta:g} is allowed.{more}",
+        f"{found.candidate_right}; with {confidence(alpha)} confidence {bound}, and {found.delta:g} is allowed.{more}",
     )

@@ -24,6 +24,7 @@ from dropforge_core.gate.general import Forgetting, forgetting_of, forgetting_ru
 from dropforge_core.gate.registration import registration_metadata
 from dropforge_core.gate.rules import Rule, holdout_reuse
 from dropforge_core.gate.slices import Slicing
+from dropforge_core.gate.statistics import confidence
 from dropforge_core.identity import client_token
 from dropforge_core.layout import RunLayout, s3_uri
 from dropforge_core.metrics.given import Given
@@ -167,7 +168,7 @@ def outcome(judgement: Judgement, policy: Gate, bucket: str) -> GateOutcome:
 
 
 def _summary(decision: Decision, evidence: Evidence, policy: Gate, *, partial: bool) -> str:
-    """Two sentences that a person understands without the report."""
+    """A few sentences that a person understands without the report."""
     lead = {"PASS": "Passed.", "FAIL": "Did not pass.", "INCONCLUSIVE": "Not decided."}[decision.verdict]
     deciding = next((rule for rule in decision.rules if rule.verdict == decision.verdict), None)
     told = deciding.reason if deciding and decision.verdict != "PASS" else ""
@@ -183,7 +184,10 @@ def _summary(decision: Decision, evidence: Evidence, policy: Gate, *, partial: b
         )
         told = (
             f"{level} on {after.n} held-out rows, "
-            f"better by at least {gain:.3g} with {1 - policy.alpha:.0%} confidence."
+            f"better by at least {gain:.3g} with {confidence(policy.alpha)} confidence."
         )
+        guarded = [rule.metric for rule in decision.rules if rule.name == "not_worse_than_champion"]
+        if labels := ", ".join(evidence.metrics[name].label for name in guarded if name):
+            told += f" It loses no more than {policy.delta:g} to the champion in: {labels}."
     cap = " Training stopped at its cap, and the best checkpoint was judged." if partial else ""
     return f"{lead} {told}{cap}"

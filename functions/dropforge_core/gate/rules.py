@@ -14,7 +14,7 @@ from typing import Literal
 from dropforge_core.evaluation.join import Coverage
 from dropforge_core.gate.evidence import Comparison, Estimate
 from dropforge_core.gate.sampling import POWER
-from dropforge_core.gate.statistics import Bounds, sample_size
+from dropforge_core.gate.statistics import Bounds, confidence, sample_size
 from dropforge_core.metrics.registry import REGISTRY, Metric
 from dropforge_core.model import Frozen
 
@@ -188,7 +188,7 @@ def minimum(metric: Metric, found: Estimate, threshold: float, alpha: float, del
         threshold=threshold,
         n_needed=deciding if verdict == "INCONCLUSIVE" else planned,
         method=found.method,
-        reason=f"{metric.label} is {found.mean:.3g}, {bound} {_number(sure)} with {1 - alpha:.0%} confidence; "
+        reason=f"{metric.label} is {found.mean:.3g}, {bound} {_number(sure)} with {confidence(alpha)} confidence; "
         f"the recipe asks for {bound} {threshold:g}." + _more(verdict, deciding),
     )
 
@@ -236,7 +236,7 @@ def _compared(
         n_needed=deciding if verdict == "INCONCLUSIVE" else found.n_needed,
         method=found.method,
         reason=f"{metric.label} is {abs(found.difference):.3g} {way} than {who}'s on {found.n} paired rows; "
-        f"with {1 - alpha:.0%} confidence the gain is at least {_number(found.lower)}, and {asked} is asked for."
+        f"with {confidence(alpha)} confidence the gain is at least {_number(found.lower)}, and {asked} is asked for."
         + _more(verdict, deciding),
     )
 

@@ -96,9 +96,10 @@ def slice_results(
     )
 
 
-def slices_rule(results: Sequence[SliceResult], metric: str) -> Rule:
-    """No slice that is large enough is harmed beyond delta."""
+def slices_rule(results: Sequence[SliceResult], slicing: Slicing, metric: str) -> Rule:
+    """No slice that is large enough is harmed beyond delta; a field that no row has can't show it, and stays open."""
     harmed = [result for result in results if result.harmed]
+    absent = [field for field in slicing.fields if not any(result.field == field for result in results)]
     powered = sum(result.powered for result in results)
     small = len(results) - powered
     beside = f"; {small} smaller than {POWERED_ROWS} rows are reported only" if small else ""
@@ -107,9 +108,11 @@ def slices_rule(results: Sequence[SliceResult], metric: str) -> Rule:
         reason = f"Worse beyond delta in {len(harmed)} of {powered} slices ({told}){beside}."
     else:
         reason = f"No harm beyond delta in {powered} slices large enough to show it{beside}."
+    if absent:
+        reason += f" No held-out row has the field {' or '.join(absent)} in its meta: mend evaluation.slices or the data."
     return Rule(
         name="slices",
-        verdict="FAIL" if harmed else "PASS",
+        verdict="FAIL" if harmed else "INCONCLUSIVE" if absent else "PASS",
         metric=metric,
         n=len(results),
         value=len(harmed),

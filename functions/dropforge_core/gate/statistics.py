@@ -34,6 +34,11 @@ class ClusteredMean(NamedTuple):
     """Of the clusters' totals, bias-corrected; 0 for fewer than three clusters."""
 
 
+def confidence(alpha: float) -> str:
+    """The level of a one-sided bound in words: 95%, or 99.9% where that is asked for."""
+    return f"{100 * (1 - alpha):.6g}%"
+
+
 def z_quantile(alpha: float) -> float:
     """The standard normal's upper `alpha` quantile: 1.645 at 0.05."""
     return _NORMAL.inv_cdf(1 - alpha)
@@ -108,6 +113,23 @@ def _hall(t: float, skew: float) -> float:
     return 3 / skew * (math.cbrt(1 + skew * (t - skew / 6)) - 1)
 
 
+def design_effect(found: ClusteredMean, variance: float, n: int) -> float:
+    """By how much clusters widen the variance of a mean of `n` rows (Kish 1965): at least 1.
+
+    Where nothing varies, and so nothing is known of how rows of a cluster depend on each other, they count as one.
+
+    Args:
+        found: of the rows.
+        variance: of one row, were all independent.
+        n: rows.
+    """
+    if found.clusters == n:
+        return 1.0
+    if variance > 0 and math.isfinite(found.standard_error):
+        return min(float(n), max(1.0, found.standard_error**2 * n / variance))
+    return n / found.clusters
+
+
 def wilson(successes: float, n: float, alpha: float) -> Bounds:
     """Score bounds of a proportion (Wilson 1927). `n` may be an effective sample size, hence a float."""
     if n <= 0:
@@ -119,11 +141,23 @@ def wilson(successes: float, n: float, alpha: float) -> Bounds:
     return Bounds(p, max(0.0, centre - reach), min(1.0, centre + reach))
 
 
-def tango_score(gains: int, losses: int, n: int, difference: float) -> float:
+def constant_bounds(value: float, least: float, most: float, clusters: int, alpha: float) -> Bounds:
+    """Bounds of a mean of which every cluster has the same value.
+
+    A standard error of 0 would say that all rows are like those that were seen. Here a share of rows that none of the
+    clusters shows, at most Wilson's upper bound of none, may lie anywhere from `least` to `most`. For answers that are
+    right or wrong this is what `wilson` and `tango` say of none and of all.
+    """
+    unseen = wilson(0, clusters, alpha).upper
+    return Bounds(value, value - unseen * (value - least), value + unseen * (most - value))
+
+
+def tango_score(gains: float, losses: float, n: float, difference: float) -> float:
     """Tango's score statistic of paired proportions under H0: p_candidate - p_reference = `difference`.
 
     Statistics in Medicine 17 (1998) 891-908. `gains`: rows that only the candidate has right; `losses`:
-    rows that only the reference has right. Large values speak for a greater difference.
+    rows that only the reference has right. Large values speak for a greater difference. Floats, since `n` may be an
+    effective sample size.
     """
     a = 2.0 * n
     b = -gains - losses + (2 * n - gains + losses) * difference
@@ -136,13 +170,13 @@ def tango_score(gains: int, losses: int, n: int, difference: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def tango(gains: int, losses: int, n: int, alpha: float) -> Bounds:
+def tango(gains: float, losses: float, n: float, alpha: float) -> Bounds:
     """Bounds of the difference of paired proportions: the roots of `tango_score` = +-z.
 
     Raises:
         ValueError: when the counts are no table of n pairs.
     """
-    if n < 1 or gains < 0 or losses < 0 or gains + losses > n:
+    if n < 1 or gains < 0 or losses < 0 or gains + losses > n * (1 + 1e-12):
         raise ValueError(f"{gains} gains and {losses} losses are no table of {n} pairs")
     z = z_quantile(alpha)
     estimate = (gains - losses) / n

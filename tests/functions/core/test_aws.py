@@ -4,11 +4,13 @@ import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 
 import boto3
 import pyarrow as pa
 import pytest
+from botocore.stub import Stubber
 from pyarrow import parquet as pq
 
 from dropforge_core.aws import Bucket, Bus, Ledger, ObjectVanished, newest_approved_package
@@ -173,3 +175,41 @@ def test_a_bus_that_refuses_is_an_error(connect):
 def test_a_first_model_has_no_champion(connect):
     """Where no package group exists yet, there is no champion, and that is no error."""
     assert newest_approved_package("new-model", connect("sagemaker")) is None
+
+
+def test_an_empty_page_is_not_the_end_of_the_registry():
+    """The service filters by status behind the page: an approved package on the second page is the champion."""
+    sagemaker = boto3.client("sagemaker", region_name="us-east-1")
+    arn = "arn:aws:sagemaker:us-east-1:000000000000:model-package/m/3"
+    with Stubber(sagemaker) as answers:
+        asked = {
+            "ModelPackageGroupName": "m",
+            "ModelApprovalStatus": "Approved",
+            "SortBy": "CreationTime",
+            "SortOrder": "Descending",
+            "MaxResults": 100,
+        }
+        answers.add_response("list_model_packages", {"ModelPackageSummaryList": [], "NextToken": "2"}, asked)
+        answers.add_response(
+            "list_model_packages",
+            {
+                "ModelPackageSummaryList": [
+                    {
+                        "ModelPackageArn": arn,
+                        "CreationTime": datetime(2026, 1, 1, tzinfo=UTC),
+                        "ModelPackageStatus": "Completed",
+                    }
+                ]
+            },
+            {**asked, "NextToken": "2"},
+        )
+        described = {
+            "ModelPackageName": "m/3",
+            "ModelPackageArn": arn,
+            "CreationTime": datetime(2026, 1, 1, tzinfo=UTC),
+            "ModelPackageStatus": "Completed",
+            "ModelPackageStatusDetails": {"ValidationStatuses": []},
+        }
+        answers.add_response("describe_model_package", described, {"ModelPackageName": arn})
+        assert newest_approved_package("m", sagemaker)["ModelPackageArn"] == arn
+        answers.assert_no_pending_responses()

@@ -39,34 +39,28 @@ def test_the_approved_package_takes_part():
 @pytest.mark.parametrize(
     ("found", "exists"),
     [
-        (None, True),
         (package(url=None), True),
         (package(url="https://elsewhere/model.tar.gz"), True),
-        (package(url="s3://runs/new/model.tar.gz"), True),
         (package(), False),
         ({"ModelPackageArn": ARN}, True),
+        (package(base="base-models/org/other/1/"), True),
+        (package("s3://theirs/m.tar.gz"), True),
     ],
-    ids=[
-        "none approved",
-        "no artifact",
-        "not in S3",
-        "the candidate itself",
-        "artifact gone",
-        "no containers",
-    ],
+    ids=["no artifact", "not in S3", "artifact gone", "no containers", "another base", "another bucket"],
 )
-def test_no_champion_is_said_with_its_reason(found, exists):
-    """Without an artifact to compare with there is no champion, and the reason is noted."""
+def test_a_champion_that_cannot_be_asked_is_not_forgotten(found, exists):
+    """Whatever keeps an approved package from being asked: it takes no part, and the comparison stays open."""
     result = champion(found, exists)
-    assert result.model_data == ""
-    assert result.comparable
-    assert result.note
-
-
-@pytest.mark.parametrize("found", [package(base="base-models/org/other/1/"), package("s3://theirs/m.tar.gz")])
-def test_a_champion_that_cannot_be_asked_is_not_forgotten(found):
-    """Another base model or another bucket: the package takes no part, and the comparison stays open."""
-    result = champion(found)
     assert not result.comparable
     assert result.package_arn == ARN
     assert result.model_data == ""
+    assert ARN in result.note
+
+
+@pytest.mark.parametrize("found", [None, package(url="s3://runs/new/model.tar.gz")])
+def test_where_there_is_nobody_to_match_there_is_no_champion(found):
+    """Without an approved package, and where it is the candidate itself, nothing is left open; the reason is noted."""
+    result = champion(found)
+    assert result.model_data == ""
+    assert result.comparable
+    assert result.note

@@ -22,6 +22,7 @@ def test_a_lower_loss_passes(improved):
     assert judgement.gate.verdict == "PASS"
     assert rule(judgement, "better_than_base").lower > 0
     assert "Held-out loss went from" in judgement.gate.summary
+    assert "champion" not in judgement.gate.summary
     assert "95%" in judgement.gate.summary
 
 
@@ -139,6 +140,7 @@ def test_the_champion_must_be_matched(improved):
     even = improved(rows=210, variants=every).judged(Gate(delta=0.2))
     assert rule(even, "not_worse_than_champion").metric == "nll_per_byte"
     assert even.gate.verdict == "PASS"
+    assert "loses no more than 0.2 to the champion in: Held-out loss." in even.gate.summary
     worse = improved(rows=210, variants=every, shift=6.0).judged(Gate(delta=0.2))
     assert rule(worse, "better_than_base").verdict == "PASS"
     assert rule(worse, "not_worse_than_champion").verdict == "FAIL"
@@ -156,6 +158,93 @@ def test_equal_to_the_champion_on_few_rows_is_not_shown_to_be_no_worse(improved)
     ]
     guarded = rule(found.judged(Gate(guarded=("exact_match",))), "not_worse_than_champion")
     assert (guarded.value, guarded.method, guarded.verdict) == (0, "tango", "INCONCLUSIVE")
+
+
+def like_the_champion(found, rows=60, repeated=0):
+    """Rows on which champion and candidate say the same; the first ones ask one question twice."""
+    for i in range(rows):
+        who = {
+            "base": ("no idea", 20.0 + i % 5),
+            "champion": ("yes it is", 8.0),
+            "candidate": ("yes it is", 8.0),
+        }
+        found.ask(f"r{i:03d}", "yes", question=f"q{i // 2 if i < 2 * repeated else i}", **who)
+    return found
+
+
+@pytest.mark.parametrize("repeated", [0, 1, 12])
+@pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
+def test_the_same_answers_as_the_champion_s_are_no_proof_on_few_rows(evaluated, metric, repeated):
+    """Right or wrong or a share, asked once or twice: 60 rows that do not differ show nothing at a margin of 0.02."""
+    found = like_the_champion(evaluated(variants=("base", "champion", "candidate")), repeated=repeated)
+    guarded = rule(found.judged(Gate(guarded=(metric,))), "not_worse_than_champion")
+    assert guarded.value == 0
+    assert -0.06 < guarded.lower < -0.04
+    assert guarded.verdict == "INCONCLUSIVE"
+    assert guarded.n_needed > 60
+    many = like_the_champion(
+        evaluated(variants=("base", "champion", "candidate")), rows=400, repeated=repeated
+    )
+    assert rule(many.judged(Gate(guarded=(metric,))), "not_worse_than_champion").verdict == "PASS"
+
+
+def test_a_few_repeated_questions_hardly_move_a_bound(evaluated):
+    """One question that is asked twice among 100 leaves the method, and the bound within a tenth of a point."""
+
+    def bound(repeated):
+        found = evaluated(variants=("base", "champion", "candidate"))
+        for i in range(100):
+            texts = {
+                "base": "x",
+                "champion": "yes" if i % 20 else "no",
+                "candidate": "yes" if i % 25 else "no",
+            }
+            asked = f"q{i - 1 if repeated and i == 57 else i}"
+            found.ask(f"r{i:03d}", "yes", question=asked, **{who: (text, 9.0) for who, text in texts.items()})
+        return rule(found.judged(Gate(guarded=("exact_match",))), "not_worse_than_champion")
+
+    once, twice = bound(repeated=False), bound(repeated=True)
+    assert once.method == twice.method == "tango"
+    assert twice.lower == pytest.approx(once.lower, abs=1e-3)
+
+
+def test_scores_that_are_all_the_best_do_not_reach_a_threshold_by_that(evaluated):
+    """Forty perfect scores do not show 0.99 on average: a share of the rows was not seen."""
+    found = evaluated()
+    for i in range(40):
+        found.ask(f"r{i:02d}", f"yes {i}", base=("no", 9.0 + i % 3), candidate=(f"yes {i}", 1.0))
+    judged = found.judged(Gate(minimum={"token_f1": 0.99, "exact_match": 0.99}))
+    lowers = [one.lower for one in judged.gate.rules if one.name == "minimum"]
+    assert lowers == [pytest.approx(0.9366, abs=1e-3)] * 2
+
+
+@pytest.mark.parametrize("variant", ["base", "champion", "candidate"])
+def test_a_variant_that_lost_its_questions_with_its_answers_fails_closed(improved, variant):
+    """A shard that is gone on both sides leaves no line behind that misses it, and still nothing passes."""
+    found = improved(rows=60, variants=("base", "champion", "candidate"))
+    assert found.judged(Gate(delta=0.9)).gate.verdict == "PASS"
+
+    def lost(line):
+        told = json.loads(line)
+        return told["variant"] == variant and told["id"] < "row-0010"
+
+    found.prompts = [line for line in found.prompts if not lost(line)]
+    found.predictions = [line for line in found.predictions if not lost(line)]
+    judgement = found.judged(Gate(delta=0.9))
+    assert judgement.gate.verdict == "FAIL"
+    assert judgement.gate.coverage.missing == 10
+
+
+@pytest.mark.parametrize(
+    "change", [{"reference": "easier"}, {"messages": [{"role": "user", "content": "?"}]}]
+)
+def test_variants_that_were_asked_different_things_fail_closed(improved, change):
+    """One question put otherwise to one variant: no comparison rests on it."""
+    found = improved()
+    found.prompts[0] = json.dumps({**json.loads(found.prompts[0]), **change}).encode()
+    judgement = found.judged()
+    assert judgement.gate.verdict == "FAIL"
+    assert "otherwise" in " ".join(judgement.gate.coverage.listed)
 
 
 def test_a_champion_that_could_not_be_asked_leaves_it_open(improved):
@@ -199,6 +288,16 @@ def test_a_harmed_slice_blocks(evaluated):
     assert judgement.gate.verdict == "FAIL"
     assert [(s.value, s.harmed) for s in judgement.gate.slices] == [("en", False), ("fr", True)]
     assert "language = fr" in rule(judgement, "slices").reason
+
+
+def test_a_slice_that_no_row_is_in_leaves_it_open(improved):
+    """A misspelt field of evaluation.slices shows nothing about the parts that were meant, and says so."""
+    found = improved()
+    found.meta = {row_id: {"language": "en"} for row_id in found.meta}
+    judgement = found.judged(evaluation=Evaluation(slices=("language", "langauge")))
+    assert judgement.gate.verdict == "INCONCLUSIVE"
+    assert "langauge" in rule(judgement, "slices").reason
+    assert found.judged(evaluation=Evaluation(slices=("language",))).gate.verdict == "PASS"
 
 
 def test_a_small_slice_is_reported_and_never_blocks(improved):

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from dropforge_core.gate.statistics import (
     clustered_mean,
+    confidence,
+    constant_bounds,
+    design_effect,
     holm,
     sample_size,
     t_bounds,
@@ -34,6 +37,12 @@ TABLES = st.integers(1, 300).flatmap(
 def test_students_quantiles(alpha, df, value):
     """The quantiles are those of the printed tables."""
     assert t_quantile(alpha, df) == pytest.approx(value, abs=6e-5)
+
+
+@pytest.mark.parametrize(("alpha", "told"), [(0.05, "95%"), (0.025, "97.5%"), (0.001, "99.9%")])
+def test_no_bound_claims_to_be_certain(alpha, told):
+    """A level is told with the digits that it has, never rounded up to 100 %."""
+    assert confidence(alpha) == told
 
 
 @given(st.floats(-30, 30), st.integers(1, 2000))
@@ -117,6 +126,35 @@ def test_copies_of_a_row_are_no_new_evidence():
     tenfold = t_bounds(clustered_mean(values * 10, [i for _ in range(10) for i in range(5)]), 0.05)
     assert tenfold.lower == pytest.approx(once.lower)
     assert t_bounds(clustered_mean(values * 10, range(50)), 0.05).lower > once.lower
+
+
+@pytest.mark.parametrize("n", [30, 50, 133, 1000])
+def test_what_is_always_the_same_has_the_bounds_of_right_or_wrong(n):
+    """No answer right, or all of them, and no pair that differs, or all: as Wilson and Tango have it."""
+    for value in (0, 1):
+        assert constant_bounds(value, 0, 1, n, 0.05)[1:] == pytest.approx(wilson(value * n, n, 0.05)[1:])
+    for won, lost in ((0, 0), (n, 0), (0, n)):
+        found = constant_bounds((won - lost) / n, -1, 1, n, 0.05)
+        assert found[1:] == pytest.approx(tango(won, lost, n, 0.05)[1:], abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 12)), min_size=1, max_size=60))
+def test_clusters_never_add_evidence(rows):
+    """The design effect lies between 1 and the number of rows; of rows that are all alone it is 1."""
+    values, clusters = [float(value) for value, _ in rows], [cluster for _, cluster in rows]
+    found = clustered_mean(values, clusters)
+    variance = sum(value**2 for value in values) / len(values) - found.mean**2
+    assert 1 <= design_effect(found, variance, len(rows)) <= len(rows)
+    alone = clustered_mean(values, range(len(rows)))
+    assert design_effect(alone, variance, len(rows)) == 1
+
+
+def test_copies_in_clusters_have_the_effect_of_their_number():
+    """Four copies of each row in one cluster count as one row."""
+    values = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0] * 6
+    found = clustered_mean(values * 4, [i for _ in range(4) for i in range(len(values))])
+    variance = sum(v * v for v in values) / len(values) - found.mean**2
+    assert design_effect(found, variance, 4 * len(values)) == pytest.approx(4, rel=0.03)
 
 
 def test_one_cluster_shows_nothing():
