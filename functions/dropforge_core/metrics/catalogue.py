@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import regex
+from referencing.exceptions import Unresolvable
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
@@ -69,12 +70,17 @@ def catalogue(
         notes["json_schema_valid"] = (
             "The schema is what all reference answers share: types, and fields that none lacks."
         )
-    compare["json_schema_valid"] = SchemaCheck(schema)
+    compare["json_schema_valid"] = _fits(SchemaCheck(schema))
     compare["numeric_match"] = numbers.within(options.absolute_tolerance, options.relative_tolerance)
     if options.regex is None:
         notes["regex_match"] = "There is no pattern: set evaluation.metric_options.regex."
     else:
-        compare["regex_match"] = _pattern(options.regex)
+        try:
+            compare["regex_match"] = _pattern(options.regex)
+        except (
+            regex.error
+        ) as error:  # the recipe was checked by the standard library, which reads a little more
+            notes["regex_match"] = f"The pattern can't be read: {error}."
     metrics = dict(REGISTRY)
     for found in installed() if packages else ():
         if found.metric.name in metrics:
@@ -109,6 +115,18 @@ def installed() -> tuple[Installed, ...]:
             )
         found.append(loaded)
     return tuple(found)
+
+
+def _fits(check: SchemaCheck) -> Compare:
+    def json_schema_valid(reference: str, answer: str) -> float:
+        try:
+            return check(reference, answer)
+        except (Unresolvable, RecursionError) as error:
+            raise NotMeasurable(
+                f"The JSON schema can't be applied ({type(error).__name__}): a $ref in it leads nowhere, or to itself."
+            ) from None
+
+    return json_schema_valid
 
 
 def _pattern(source: str) -> Compare:

@@ -42,6 +42,9 @@ def schema_fault(schema: Mapping[str, Any]) -> str | None:
     """
     # The library is loaded only where a recipe has a schema: every function reads recipes.
     from jsonschema import SchemaError, validators  # noqa: PLC0415
+    from referencing import Registry, Resource  # noqa: PLC0415
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415
+    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
 
     outside = next((ref for ref in _references(schema) if not ref.startswith("#")), None)
     if outside is not None:
@@ -50,6 +53,13 @@ def schema_fault(schema: Mapping[str, Any]) -> str | None:
         validators.validator_for(schema, validators.Draft202012Validator).check_schema(dict(schema))
     except SchemaError as error:
         return f"a JSON schema; at {error.json_path}: {error.message[:120]}"
+    resource = Resource.from_contents(dict(schema), default_specification=DRAFT202012)
+    resolver = Registry().resolver_with_root(resource)
+    for ref in _references(schema):
+        try:
+            resolver.lookup(ref)
+        except Unresolvable:
+            return f"references that lead somewhere in the schema; {ref[:80]!r} leads nowhere"
     return None
 
 

@@ -151,6 +151,13 @@ def test_a_pattern_without_end_is_given_up():
         match("", "a" * 60)
 
 
+def test_a_pattern_that_only_the_standard_library_reads_is_told():
+    """The recipe's check is by another library: what the one that matches refuses is a note, and ends nothing."""
+    found = catalogue(MetricOptions.model_construct(regex="[[:alpha:]"), [])
+    assert "regex_match" not in found.compare
+    assert "can't be read" in found.notes["regex_match"]
+
+
 def test_without_a_pattern_the_metric_says_what_is_missing():
     """No function, and a note that names the recipe's field."""
     found = catalogue(MetricOptions(), [])
@@ -190,6 +197,18 @@ def test_a_given_schema_is_used_and_nothing_is_fetched():
     assert (check("", '{"n": 3}'), check("", '{"n": 9}')) == (1.0, 0.0)
     assert "lies outside" in schema_fault({"$ref": "https://example.org/schema.json"})
     assert "JSON schema" in schema_fault({"type": "text"})
+
+
+def test_a_reference_that_leads_nowhere_is_refused_and_never_ends_a_decision():
+    """The recipe's check names it; one that the check could not see leaves the metric unmeasured, with the reason."""
+    dangling = {"properties": {"n": {"$ref": "#/$defs/smal"}}, "$defs": {"small": {"maximum": 3}}}
+    assert "leads nowhere" in schema_fault(dangling)
+    anchored = {"$id": "urn:x:y", "$ref": "#it", "$defs": {"a": {"$anchor": "it", "type": "object"}}}
+    assert schema_fault(anchored) is None
+    for schema in (dangling, {"$ref": "#"}):
+        check = catalogue(MetricOptions(json_schema=schema), []).compare["json_schema_valid"]
+        with pytest.raises(NotMeasurable, match="leads nowhere, or to itself"):
+            check("", '{"n": 3}')
 
 
 def test_labels_are_reported_as_scikit_learn_reports_them():
