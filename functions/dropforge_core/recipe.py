@@ -218,7 +218,11 @@ class Gate(Section):
     """What a candidate must show. All bounds are one-sided at `alpha`."""
 
     primary: str = "nll_per_byte"
-    """The metric in which the candidate must be better than the base model."""
+    """The metric in which the candidate must be better than the base model.
+
+    With method dpo `preference_accuracy` where none is named: DPO lowers the likelihood of both answers, of the rejected
+    one more, so that the loss of the chosen one says little (arXiv 2410.08847).
+    """
     guarded: tuple[str, ...] = ()
     """Metrics that must not be worse than the champion's by more than `delta`."""
     minimum: Mapping[str, float] = {}
@@ -255,10 +259,12 @@ class Compute(Section):
         "ml.g5.xlarge",
         "ml.g6e.xlarge",
         "ml.g6e.2xlarge",
-        "ml.g7e.2xlarge",
         "ml.p5.4xlarge",
     )
-    """Allowed types in order of preference; the plan takes the first that fits, capacity faults the next."""
+    """Allowed types in order of preference; the plan takes the first that fits, capacity faults the next.
+
+    The training image has kernels for GPUs up to Hopper: of g7e and p6 (Blackwell) none is taken.
+    """
     evaluation_instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = (
         "ml.g5.xlarge",
         "ml.g6.xlarge",
@@ -361,6 +367,8 @@ class Recipe(Section):
             raise PydanticCustomError("recipe_conflicts", "fields that agree", {"faults": faults})
         if self.method == "dpo" and self.training.packing:
             object.__setattr__(self, "training", self.training.model_copy(update={"packing": False}))
+        if self.method == "dpo" and "primary" not in self.gate.model_fields_set:
+            object.__setattr__(self, "gate", self.gate.model_copy(update={"primary": "preference_accuracy"}))
         return self
 
     @property

@@ -149,6 +149,15 @@ def test_preference_training_is_not_packed_by_default():
     assert parse_recipe(MINIMAL + "method: dpo").training.packing is False
 
 
+def test_preference_training_is_judged_by_preferences():
+    """DPO makes chosen answers no likelier by itself: where no metric is named the one of pairs decides, and is kept."""
+    assert parse_recipe(MINIMAL).gate.primary == "nll_per_byte"
+    made = parse_recipe(MINIMAL + "method: dpo\ngate: {delta: 0.05}")
+    assert (made.gate.primary, made.gate.delta) == ("preference_accuracy", 0.05)
+    assert Recipe.model_validate_json(made.model_dump_json()) == made
+    assert parse_recipe(MINIMAL + "method: dpo\ngate: {primary: nll_per_byte}").gate.primary == "nll_per_byte"
+
+
 def test_a_recipe_is_laid_over_the_default_field_by_field():
     """What the person says wins; the rest stays; a base model is replaced whole; steps replace epochs."""
     default = "base_model: {repo: org/name, revision: v1}\ntraining: {epochs: 2, seed: 5}\n"
