@@ -111,6 +111,23 @@ def test_a_record_s_own_limit_and_the_job_s(variants: Variants) -> None:
     assert "text" not in told[2]
 
 
+def test_a_template_that_breaks_is_a_line(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a chat template raises over one record, that record gets an error and its neighbours their answers."""
+    codec = variants.codec("base")
+    prompt = codec.prompt
+
+    def breaks(messages: Sequence[Any], tools: Sequence[Any] = ()) -> list[int]:
+        if messages[-1]["content"] == ROWS[1]["messages"][-2]["content"]:
+            raise IndexError("list index out of range")
+        return prompt(messages, tools)
+
+    monkeypatch.setattr(codec, "prompt", breaks)
+    body = b"\n".join(map(record, ROWS[:3]))
+    told = list(map(json.loads, Answerer(variants, Echo(), LIMIT, lambda _: None).answer(body).splitlines()))
+    assert ["error" in line for line in told] == [False, True, False]
+    assert "IndexError" in told[1]["error"]
+
+
 def test_requests_that_overlap_are_worked_on_together(variants: Variants) -> None:
     """Records of several requests are open at the same time, and each request gets its own lines in order."""
 
