@@ -12,7 +12,7 @@ from dropforge_core.metrics.structured import FieldScore
 from dropforge_core.report.charts import Mark, Measured, difference_chart, interval_chart, span_of
 from dropforge_core.report.documents import RunDocuments
 from dropforge_core.report.figures import DASH, money, number, percent, plural
-from dropforge_core.report.headline import value_of
+from dropforge_core.report.headline import is_share, value_of
 from dropforge_core.report.markup import Markup, tag
 from dropforge_core.report.section import missing, section, table
 
@@ -83,9 +83,10 @@ def _metric(metric: MetricFacts, level: str) -> Markup:
         f"{shown(one.lower)} to {shown(one.upper)}"
         for one in measured
     )
-    high = 1.0
-    if metric.name == "nll_per_byte" and marks:
-        high = 1.1 * max(mark.value if mark.upper is None else max(mark.value, mark.upper) for mark in marks)
+    low, high = 0.0, 1.0
+    if marks and not is_share(metric):
+        ends = [end for mark in marks for end in (mark.value, mark.lower, mark.upper) if end is not None]
+        low, high = min(0.0, 1.1 * min(ends)), max(0.0, 1.1 * max(ends))
     values = [
         tag(
             "li",
@@ -100,7 +101,11 @@ def _metric(metric: MetricFacts, level: str) -> Markup:
     return tag(
         "article",
         tag("h3", metric.label, tag("small", f"{way} \u00b7 {plural(rows, 'row')}")),
-        tag("div", interval_chart(marks, 0.0, high or 1.0, told) if marks else None, class_="drawn"),
+        tag(
+            "div",
+            interval_chart(marks, low, high if high > low else low + 1.0, told) if marks else None,
+            class_="drawn",
+        ),
         tag("ul", values, class_="values"),
         tag("p", metric.description, class_="about"),
         class_="metric",

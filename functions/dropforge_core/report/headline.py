@@ -1,10 +1,11 @@
 """The first screen: what happened, in ten seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from dropforge_core.gate.documents import MetricFacts
 from dropforge_core.gate.evidence import Estimate
+from dropforge_core.messages.wording import next_step
 from dropforge_core.metrics.registry import JUDGE_PREFERENCE
 from dropforge_core.report.documents import RunDocuments
 from dropforge_core.report.figures import duration, money, number, percent, plural
@@ -73,6 +74,7 @@ def headline(run: RunDocuments) -> Markup:
             tag("h1", how.title),
             _lead(run.message or (run.gate.summary if run.gate else "")),
             _caution(run),
+            _next(run),
             class_=f"hero {how.tone}",
         ),
         _tiles(run),
@@ -93,12 +95,67 @@ def _caution(run: RunDocuments) -> Markup | None:
         return tag(
             "p", "Training stopped at its cap; the best checkpoint up to then was judged.", class_="caution"
         )
-    waits = run.recipe is not None and run.recipe.gate.on_pass == "PendingManualApproval"  # noqa: S105  # no password
-    if run.status == "REGISTERED" and waits:
-        return tag(
-            "p", "It waits for a person's approval in the model registry before it serves.", class_="caution"
-        )
     return None
+
+
+def _next(run: RunDocuments) -> Markup | None:
+    """What there is to do now, and for whom the run changes nothing."""
+    told = _DECIDED[run.status](run) if run.status in _DECIDED else _step(run)
+    return tag("p", tag("strong", "Next: "), told, class_="next") if told else None
+
+
+def _step(run: RunDocuments) -> str:
+    """As messages have it; a diagnosis that says itself how to go on is not told twice."""
+    told = next_step(run.status, run.run_id)
+    return "" if "redrive" in told and "redrive" in run.message else told
+
+
+def _after_registration(run: RunDocuments) -> str:
+    waits = run.recipe is None or run.recipe.gate.on_pass == "PendingManualApproval"  # noqa: S105  # no password
+    if waits:
+        return (
+            f"look at the answers below, then approve {_version(run)} in the model registry. It waits there for a person; "
+            "until then what serves today goes on serving."
+        )
+    return f"nothing. {_version(run).capitalize()} is approved, and whoever deploys the newest approved version takes it."
+
+
+def _after_refusal(_run: RunDocuments) -> str:
+    return (
+        "change the data or the recipe by what the rules below say, and upload again. Nothing was registered; what serves "
+        "today goes on serving."
+    )
+
+
+def _after_doubt(run: RunDocuments) -> str:
+    rules = run.gate.rules if run.gate else ()
+    open_ones = [one for one in rules if one.verdict == "INCONCLUSIVE" and one.name in _DECIDED_BY_ROWS]
+    needed = [one.n_needed for one in open_ones if one.n_needed]
+    more = (
+        f"hold out about {number(max(needed))} rows and upload again"
+        if needed and len(needed) == len(open_ones)
+        else "mend what the rules below leave open and upload again"
+    )
+    if run.package_arn is None:
+        return f"{more}. Nothing was registered; what serves today goes on serving."
+    return (
+        f"{more}, or look at the answers below and decide yourself: {_version(run)} waits for a person in the model registry. "
+        "Until then what serves today goes on serving."
+    )
+
+
+def _version(run: RunDocuments) -> str:
+    number_of = (run.package_arn or "").rpartition("/")[2]
+    return f"version {number_of}" if number_of.isdigit() else "this version"
+
+
+_DECIDED: Final[Mapping[str, Callable[[RunDocuments], str]]] = {
+    "REGISTERED": _after_registration,
+    "GATE_FAILED": _after_refusal,
+    "INCONCLUSIVE": _after_doubt,
+}
+_DECIDED_BY_ROWS: Final = frozenset({"sample_size", "minimum", "better_than_base", "not_worse_than_champion"})
+"""Rules that more held-out rows decide."""
 
 
 def _tiles(run: RunDocuments) -> Markup | None:
@@ -137,12 +194,20 @@ def _metric_tile(metric: MetricFacts) -> Markup | None:
         tag("strong", shown(after)),
     )
     way = "lower is better" if metric.direction == "lower" else "higher is better"
-    return _tile(metric.label, value, f"base \u2192 new; {way}")
+    champion = _mean(metric, "champion")
+    beside = "" if champion is None else f"; champion {shown(champion)}"
+    return _tile(metric.label, value, f"base \u2192 new{beside}; {way}")
 
 
 def value_of(metric: MetricFacts) -> Callable[[float | None], str]:
-    """How the metric's values are written: shares as percent, losses as numbers."""
-    return number if metric.name == "nll_per_byte" else percent
+    """How the metric's values are written: shares as percent, losses and what is beyond 0 to 1 as numbers."""
+    return percent if is_share(metric) else number
+
+
+def is_share(metric: MetricFacts) -> bool:
+    """Whether all that was measured lies in 0 to 1, as a metric of a team's own need not."""
+    means = [one.mean for one in metric.estimates if one.mean is not None]
+    return metric.name != "nll_per_byte" and all(0 <= mean <= 1 for mean in means)
 
 
 def _mean(metric: MetricFacts, variant: str) -> float | None:

@@ -102,6 +102,71 @@ def test_a_whole_run_is_told(registered):
     assert "Not reached" not in told
 
 
+def next_of(run):
+    (found,) = re.findall(r'<p class="next">.*?</p>', checked(run) and render(run))
+    return re.sub(r"<[^>]*>", "", found)
+
+
+def test_the_first_screen_says_what_to_do_next(registered, rejected, failed):
+    """Whether the run was registered, refused, left open, rejected or failed: one sentence says what there is to do."""
+    assert "approve version 5 in the model registry" in next_of(registered)
+    approved = registered.recipe.model_copy(
+        update={"gate": registered.recipe.gate.model_copy(update={"on_pass": "Approved"})}
+    )
+    assert "Version 5 is approved" in next_of(replace(registered, recipe=approved))
+    refused = replace(registered, status="GATE_FAILED", package_arn=None)
+    assert "Nothing was registered" in next_of(refused)
+    assert "upload it again" in next_of(rejected)
+    assert 'class="next"' not in render(failed)  # its diagnosis says so itself
+    assert "dropforge redrive" in next_of(replace(failed, message="Something broke."))
+
+
+@pytest.mark.parametrize("package", [None, "arn:aws:sagemaker:us-east-1:000000000000:model-package/m/6"])
+def test_what_would_decide_an_open_verdict_is_on_the_first_screen(registered, package):
+    """The rows that would decide are told where more rows do, and who may decide meanwhile."""
+    rules = registered.gate.rules
+    open_rule = rules[-1].model_copy(
+        update={"name": "not_worse_than_champion", "verdict": "INCONCLUSIVE", "n_needed": 2319}
+    )
+    gate = registered.gate.model_copy(update={"verdict": "INCONCLUSIVE", "rules": (*rules, open_rule)})
+    run = replace(registered, status="INCONCLUSIVE", gate=gate, package_arn=package)
+    assert "hold out about 2\u202f319 rows" in next_of(run)
+    assert ("version 6 waits for a person" in next_of(run)) == (package is not None)
+    unplanned = replace(
+        run,
+        gate=gate.model_copy(
+            update={"rules": (*gate.rules, open_rule.model_copy(update={"n_needed": None}))}
+        ),
+    )
+    assert "hold out" not in next_of(unplanned)
+
+
+def test_a_champion_is_told_beside_base_and_candidate(registered):
+    """Each first figure names the champion's value, which the new model is to replace."""
+    tiles = render(registered)
+    tiles = tiles[tiles.index('<ul class="tiles">') :]
+    assert tiles[: tiles.index("</ul>")].count("; champion ") == 3
+
+
+def test_a_metric_beyond_zero_to_one_is_drawn_on_its_own_scale(registered):
+    """A team's own metric may count words: it is no percentage, and every mark stays within the drawing."""
+    first = registered.metrics.metrics[0]
+    wordy = first.model_copy(
+        update={
+            "name": "words",
+            "label": "Words",
+            "estimates": tuple(
+                one.model_copy(update={"mean": 30.0 + at, "lower": 20.0, "upper": 45.0})
+                for at, one in enumerate(first.estimates)
+            ),
+        }
+    )
+    page = render(replace(registered, metrics=registered.metrics.model_copy(update={"metrics": (wordy,)})))
+    part = page[page.index('<section id="metrics"') : page.index('<section id="gate"')]
+    assert "%" not in re.search(r'<span class="mean candidate">(.*?)</span>', part).group(1)
+    assert all(0 <= float(x) <= 100 for x in re.findall(r'(?:x1|x2|cx)="([-\d.]+)%"', part))
+
+
 def test_every_chart_is_told_in_words(registered):
     """Each drawing that is not decoration has a label for people who do not see it."""
     page = render(registered)
