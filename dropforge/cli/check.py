@@ -1,5 +1,7 @@
 """`validate` and `plan`: everything that can be known of a dataset before it is uploaded. No AWS needed."""
 
+import errno
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,6 +142,11 @@ def check(found: DataFiles, options: Options, bar: Bar) -> Checked:
             part_bytes=part_size(total, options.jobs, PART_BYTES),
         )
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            where = tempfile.gettempdir()
+            raise CommandFailed(
+                f"{where} is full: a check keeps some 200 bytes a row there. TMPDIR names another folder."
+            ) from error
         raise CommandFailed(f"{error.filename or 'The data'} can't be read: {error.strerror}.") from error
     return Checked(found, parsed, examined, measured.said)
 

@@ -1,5 +1,6 @@
 """`dropforge validate`: several datasets, several processes, exact lengths, annotations, and every exit status."""
 
+import errno
 import gzip
 import io
 import json
@@ -286,6 +287,17 @@ def test_a_file_that_goes_while_it_is_read_is_no_verdict(dropforge, rows, monkey
     said = dropforge("validate", rows)
     assert said.code == 2
     assert f"{rows} can't be read: No such file" in said.err
+
+
+def test_a_full_disk_is_not_told_of_the_data(dropforge, rows, monkeypatch):
+    """What a check keeps beside it has no room: that is said, with the folder and how to choose another."""
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(check, "examine", full)
+    said = dropforge("validate", rows)
+    assert (said.code, "TMPDIR" in said.err, "can't be read" in said.err) == (2, True, False)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

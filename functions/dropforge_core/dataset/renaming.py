@@ -32,6 +32,8 @@ def renamed(names: Collection[str]) -> str:
     known = {name.strip().lower(): name.strip() for name in names if len(name) < 40}
     asked, answered = _first(_ASKED, known), _first(_ANSWERED, known)
     chosen, rejected = _first(_CHOSEN, known), _first(_REJECTED, known)
+    if {"input", "preferred_output", "non_preferred_output"} <= known.keys():
+        return "prompt, chosen and rejected: the messages of input, preferred_output and non_preferred_output"
     if chosen and rejected:
         pairs = [*([(asked, "prompt")] if asked else []), (chosen, "chosen"), (rejected, "rejected")]
     elif asked and answered:

@@ -65,7 +65,12 @@ def text_of(file: SourceFile, chunks: Iterator[bytes]) -> Iterator[bytes]:
             raise FileFault(Fault("FILE_KIND", "", kind))
     if head and file.name.lower().endswith((".gz", ".zst")):
         raise FileFault(
-            Fault("COMPRESSION_BROKEN", "", "a name that says compressed, and bytes that are not")
+            Fault(
+                "COMPRESSION_BROKEN",
+                "",
+                "a name that says compressed, and bytes that are not",
+                mend="Rename the file, or compress it.",
+            )
         )
     yield from whole
 

@@ -22,6 +22,15 @@ MAX_LINE: Final = 4 * MAX_FIELD
 
 SEPARATORS: Final = (",", ";", "\t")
 
+_SAID: Final = {
+    "unexpected end of data": "a quote that is never closed",
+    "field larger than": f"a field of more than {MAX_FIELD:,} characters, as a quote makes that is never closed",
+    "new-line character seen": "a carriage return without a line feed, outside of quotes",
+    "',' expected after": "text behind a closing quote",
+    "';' expected after": "text behind a closing quote",
+    "'\t' expected after": "text behind a closing quote",
+}
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -79,7 +88,7 @@ class DelimitedReader:
             except StopIteration:
                 return
             except csv.Error as error:
-                report(line, Fault("CSV_BROKEN", "", f"what is no CSV ({error})"))
+                report(line, Fault("CSV_BROKEN", "", _worded(error)))
                 continue
             if text.broken >= line:
                 continue
@@ -104,7 +113,16 @@ def _begin(text: Iterator[str], separator: str | None) -> tuple[Any, list[str]]:
     try:
         return reader, _header(next(reader))
     except csv.Error as error:
-        raise FileFault(Fault("CSV_BROKEN", "", f"a header that is no CSV ({error})"), 1) from None
+        raise FileFault(Fault("CSV_BROKEN", "", f"{_worded(error)}, in the header"), 1) from None
+
+
+def _worded(error: csv.Error) -> str:
+    """What Python's reader says, for who knows no Python."""
+    said = str(error)
+    for beginning, words in _SAID.items():
+        if said.startswith(beginning):
+            return words
+    return f"what is no CSV ({said})"
 
 
 class _Lines:

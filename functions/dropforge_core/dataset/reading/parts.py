@@ -1,5 +1,6 @@
 """How each file of a dataset is read, told from its beginning, and how the dataset is divided into parts."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
@@ -18,6 +19,8 @@ BOM: Final = b"\xef\xbb\xbf"
 _WHITE: Final = b" \t\r\n"
 _HEADER_BYTES: Final = 1 << 12
 """A longer line is no header line."""
+_INDENTED: Final = re.compile(rb'[ \t]+"')
+"""How the second line of an object begins that was written for people."""
 _TELLING_BYTES: Final = 262
 """Up to the mark of a tar archive (POSIX.1-1988, ustar)."""
 _FOREIGN: Final = {
@@ -215,6 +218,11 @@ def _reading(kind: str, text: Iterator[bytes]) -> Reading:
         )
     if kind == "json" and first.strip(_WHITE) == b"{":
         raise FileFault(Fault("ARRAY_BROKEN", "", "one object over several lines"), line=1)
+    if kind == "json" and first.startswith(b"{") and len(first) > MAX_ROW_BYTES:
+        raise FileFault(Fault("ARRAY_BROKEN", "", "one object, longer than any row"), line=1)
+    if first.strip(_WHITE) == b"{" and _INDENTED.match(rest):
+        found, mend = "objects over several lines", "Write each on one line: jq -c . FILE."
+        raise FileFault(Fault("ARRAY_BROKEN", "", found, "one object a line", mend), line=1)
     return "lines"
 
 
@@ -235,7 +243,8 @@ def _head(text: Iterator[bytes]) -> bytes | None:
                     return None
             head += more
             line, found, rest = head.partition(b"\n")
-            if len(head) > _HEAD_BYTES or (found and (line[:1] != b"[" or rest.strip(_WHITE))):
+            telling = line[:1] != b"[" and line.strip(_WHITE) != b"{"
+            if len(head) > _HEAD_BYTES or (found and (telling or rest.strip(_WHITE))):
                 break
     except FileFault:
         # The part that reads up to there tells of it, and of the rows before it.

@@ -22,6 +22,8 @@ _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
 _BEYOND_JSON: Final = (b"NaN", b"Infinity", b"\\ud", b"\\uD")
 """One of these is in whatever Python's own parser takes and JSON does not."""
 _AT_BYTE: Final = re.compile(r" \(byte (\d+)\)\Z")
+_BOM: Final = b"\xef\xbb\xbf"
+_TRAILING: Final = "trailing characters"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -164,15 +166,32 @@ def _malformed(raw: bytes, said: str) -> RowBroken:
         )
     offset = int(at[1])
     reason = said[: at.start()].removeprefix("JSON is malformed: ")
-    found = f"{reason} at byte {offset + 1}"
-    expected = ""
+    if reason == _TRAILING:
+        # The parser tells the byte behind the first of them.
+        offset -= 1
+    if raw.startswith(_BOM):
+        found, wanted = (
+            "a byte order mark inside the file",
+            "UTF-8 without such marks, also where files are joined",
+        )
+    else:
+        found, wanted = f"{reason} at byte {offset + 1}", _instead(raw, offset, reason)
+    return RowBroken(Fault("JSON_INVALID", "", found, wanted), raw.count(b"\n", 0, offset))
+
+
+def _instead(raw: bytes, offset: int, reason: str) -> str:
+    """What is wanted in the place where the parser stopped; nothing where that can't be told."""
+    if reason == _TRAILING:
+        if raw[:offset].rstrip(b" \t").endswith(b"\r"):
+            return "lines that end in \\n or \\r\\n"
+        return "one JSON object on the line, and nothing behind it"
     if raw[offset : offset + 1] == b"'" or reason.startswith("object keys must"):
-        expected = 'JSON with double quotes ("), as json.dumps writes it'
-    elif raw[offset : offset + 4] in (b"True", b"None") or raw[offset : offset + 5] == b"False":
-        expected = "true, false or null, as json.dumps writes them"
-    elif raw[offset : offset + 1] < b" ":
-        expected = "control characters escaped (\\n, \\t) inside text"
-    return RowBroken(Fault("JSON_INVALID", "", found, expected), raw.count(b"\n", 0, offset))
+        return 'JSON with double quotes ("), as json.dumps writes it'
+    if raw[offset : offset + 4] in (b"True", b"None") or raw[offset : offset + 5] == b"False":
+        return "true, false or null, as json.dumps writes them"
+    if b"\0" <= raw[offset : offset + 1] < b" ":
+        return "control characters escaped (\\n, \\t) inside text"
+    return ""
 
 
 def _duplicate_keys(raw: bytes) -> Iterator[Fault]:

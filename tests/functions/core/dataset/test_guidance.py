@@ -26,6 +26,10 @@ def errors(body: bytes, name: str = "train.jsonl"):
         ("prompt response", "prompt and completion: rename response to completion"),
         ("Query Reply", "prompt and completion: rename Query to prompt and Reply to completion"),
         ("system question chosen rejected", "prompt and chosen and rejected: rename question to prompt"),
+        (
+            "input preferred_output non_preferred_output",
+            "prompt, chosen and rejected: the messages of input, preferred_output and non_preferred_output",
+        ),
         ("dialogue", "messages of role and content: rename dialogue"),
         ("body", ""),
         ("prompt completion", ""),
@@ -86,6 +90,66 @@ def test_json_in_a_table_s_name_is_told():
     """JSON Lines that is called .csv: the name is what is wrong."""
     (fault,) = errors(as_lines({"prompt": "a", "completion": "b"}), "train.csv")
     assert (fault.code, fault.found, fault.mend) == ("CSV_HEADER", "JSON", "Rename the file.")
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "found"),
+    [
+        ("train.jsonl", b'{\n  "text": "a"\n}\n{\n  "text": "b"\n}\n', "objects over several lines"),
+        ("train.json", b'{\n  "data": []}', "one object over several lines"),
+        ("train.json", b'{"data": ["' + b"x" * (2 << 20) + b'"]}', "one object, longer than any row"),
+    ],
+)
+def test_objects_for_people_are_one_fault(name, body, found):
+    """An object written over many lines, or all rows in one object, is not a fault on each of its lines."""
+    (fault,) = errors(body, name)
+    assert (fault.code, fault.line, fault.found) == ("ARRAY_BROKEN", 1, found)
+
+
+@pytest.mark.parametrize(
+    ("line", "found", "expected"),
+    [
+        (
+            b'{"text": "a"}}',
+            "trailing characters at byte 14",
+            "one JSON object on the line, and nothing behind it",
+        ),
+        (
+            b'{"text": "a"} {}',
+            "trailing characters at byte 15",
+            "one JSON object on the line, and nothing behind it",
+        ),
+        (b'{"text": "a"}\r{}', "trailing characters at byte 15", "lines that end in \\n or \\r\\n"),
+        (
+            b'\xef\xbb\xbf{"text": "a"}',
+            "a byte order mark inside the file",
+            "UTF-8 without such marks, also where files are joined",
+        ),
+        (
+            b'{"text": "a\tb"}',
+            "invalid character at byte 12",
+            "control characters escaped (\\n, \\t) inside text",
+        ),
+    ],
+)
+def test_what_is_no_json_is_told_by_what_is_wrong(line, found, expected):
+    """The byte is the first that is wrong, and what is wanted is what is wanted there."""
+    (fault,) = errors(as_lines({"text": "first"}) + line + b"\n")
+    assert (fault.code, fault.line, fault.found, fault.expected) == ("JSON_INVALID", 2, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (b'"open\nb\n', "a quote that is never closed"),
+        (b'"a"b\n', "text behind a closing quote"),
+        (b"a\rb\n", "a carriage return without a line feed, outside of quotes"),
+    ],
+)
+def test_what_is_no_csv_is_told_in_plain_words(rows, found):
+    """Nobody has to know what Python's reader means."""
+    (fault, *_) = errors(b"text\nfirst\n" + rows, "train.csv")
+    assert (fault.code, fault.line, fault.found) == ("CSV_BROKEN", 3, found)
 
 
 def test_the_index_of_pandas_is_told():
