@@ -114,16 +114,15 @@ def _after_registration(run: RunDocuments) -> str:
     waits = run.recipe is None or run.recipe.gate.on_pass == "PendingManualApproval"  # noqa: S105  # no password
     if waits:
         return (
-            f"look at the answers below, then approve {_version(run)} in the model registry. It waits there for a person; "
-            "until then what serves today goes on serving."
+            f"look at the answers below, then approve {_version(run)} in the model registry. It waits there for a person"
+            + ("; until then what serves today goes on serving." if _serves(run) else ".")
         )
     return f"nothing. {_version(run).capitalize()} is approved, and whoever deploys the newest approved version takes it."
 
 
-def _after_refusal(_run: RunDocuments) -> str:
+def _after_refusal(run: RunDocuments) -> str:
     return (
-        "change the data or the recipe by what the rules below say, and upload again. Nothing was registered; what serves "
-        "today goes on serving."
+        f"change the data or the recipe by what the rules below say, and upload again. {_unregistered(run)}"
     )
 
 
@@ -137,11 +136,20 @@ def _after_doubt(run: RunDocuments) -> str:
         else "mend what the rules below leave open and upload again"
     )
     if run.package_arn is None:
-        return f"{more}. Nothing was registered; what serves today goes on serving."
+        return f"{more}. {_unregistered(run)}"
     return (
-        f"{more}, or look at the answers below and decide yourself: {_version(run)} waits for a person in the model registry. "
-        "Until then what serves today goes on serving."
+        f"{more}, or look at the answers below and decide yourself: {_version(run)} waits for a person in the model registry."
+        + (" Until then what serves today goes on serving." if _serves(run) else "")
     )
+
+
+def _serves(run: RunDocuments) -> bool:
+    """Whether a version was approved before this run."""
+    return run.setup is not None and run.setup.champion_package_arn is not None
+
+
+def _unregistered(run: RunDocuments) -> str:
+    return "Nothing was registered" + ("; what serves today goes on serving." if _serves(run) else ".")
 
 
 def _version(run: RunDocuments) -> str:

@@ -115,7 +115,9 @@ def test_the_first_screen_says_what_to_do_next(registered, rejected, failed):
     )
     assert "Version 5 is approved" in next_of(replace(registered, recipe=approved))
     refused = replace(registered, status="GATE_FAILED", package_arn=None)
-    assert "Nothing was registered" in next_of(refused)
+    assert "Nothing was registered; what serves today goes on serving." in next_of(refused)
+    first = replace(refused, setup=refused.setup.model_copy(update={"champion_package_arn": None}))
+    assert next_of(first).endswith("Nothing was registered.")
     assert "upload it again" in next_of(rejected)
     assert 'class="next"' not in render(failed)  # its diagnosis says so itself
     assert "dropforge redrive" in next_of(replace(failed, message="Something broke."))
