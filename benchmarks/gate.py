@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 sys.path.append(sys.path.pop(0))
 sys.path.insert(0, str(Path(__file__).parents[1] / "functions"))
 
+from dropforge_core.gate.evidence import Paired, compare
 from dropforge_core.gate.statistics import (
     clustered_mean,
     holm,
@@ -38,6 +39,7 @@ from dropforge_core.gate.statistics import (
     wilson,
     z_quantile,
 )
+from dropforge_core.metrics.registry import REGISTRY
 
 Floats = NDArray[np.float64]
 Accept = Callable[[int, int, int, float], bool]
@@ -47,6 +49,8 @@ HELD: Final = (0.035, 0.065)
 SIZES: Final = (50, 100, 200, 500, 1000, 2500)
 DISCORDANCES: Final = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50)
 MARGINS: Final = (0.0, 0.02, 0.05)
+BINARY: Final = REGISTRY["exact_match"]
+SCORE: Final = REGISTRY["token_f1"]
 NEGLIGIBLE: Final = 9.0
 """Standard deviations beyond which a count's probability is left out: below 1e-18."""
 
@@ -234,6 +238,123 @@ def _gate_accepts(values: Floats, t: float) -> NDArray[np.bool_]:
     return np.asarray(mean - reach * spread / math.sqrt(n) > 0)
 
 
+def repeated_errors(trials: int) -> Iterator[dict[str, Any]]:
+    """Right-or-wrong answers to questions that are asked several times, at the margin: the gate's rule, and its peers.
+
+    The peers are Student's t over clusters, moved as the gate moves it for means, and Tango's bound as if every row
+    were alone. `alike`: share of rows that answer as the others to their question do.
+    """
+    for questions, rows in ((50, 2), (50, 5), (200, 3)):
+        for alike in (0.0, 0.5, 1.0):
+            for discordance, delta in ((0.05, 0.0), (0.05, 0.02), (0.15, 0.02), (0.15, 0.05), (0.3, 0.02)):
+                yield _repeated((questions, rows), alike, discordance, delta, trials)
+
+
+def _repeated(
+    shape: tuple[int, int], alike: float, discordance: float, delta: float, trials: int
+) -> dict[str, Any]:
+    rng = np.random.default_rng([*shape, int(100 * alike), int(1000 * discordance), int(1000 * delta)])
+    shares = [(discordance - delta) / 2, 1 - discordance, (discordance + delta) / 2]
+    accepts = np.zeros(3)
+    for part in range(0, trials, 5_000):
+        size = (min(5_000, trials - part), *shape)
+        common = rng.choice([1.0, 0.0, -1.0], p=shares, size=(*size[:2], 1))
+        alone = rng.choice([1.0, 0.0, -1.0], p=shares, size=size)
+        drawn = np.where(rng.random(size) < alike, common, alone)
+        found = _repeated_accepts(drawn, delta)
+        if part == 0:
+            _check_repeated(drawn[:40], found[0, :40], delta)
+        accepts += found.sum(axis=1)
+    gate, t, naive = (accepts / trials).tolist()
+    return {
+        "questions": shape[0],
+        "rows_per_question": shape[1],
+        "alike": alike,
+        "discordance": discordance,
+        "delta": delta,
+        "trials": trials,
+        "gate": gate,
+        "t_over_clusters": t,
+        "tango_as_if_alone": naive,
+    }
+
+
+def _check_repeated(drawn: Floats, accepted_here: NDArray[np.bool_], delta: float) -> None:
+    """The same from the gate's own code, row by row."""
+    groups = np.repeat(np.arange(drawn.shape[1]), drawn.shape[2]).tolist()
+    for values, here in zip(drawn, accepted_here, strict=True):
+        lower = compare(
+            Paired(BINARY, tuple(values.ravel().tolist()), tuple(groups)), "base", ALPHA, 0.1
+        ).lower
+        assert (lower > 0 if delta == 0 else lower >= -delta) == here, (lower, delta)  # noqa: S101  # as above
+
+
+def _repeated_accepts(drawn: Floats, delta: float) -> NDArray[np.bool_]:
+    """Whether the gate's rule, t over clusters and Tango without clusters accept, [3, trials]."""
+    questions, rows = drawn.shape[1:]
+    n = questions * rows
+    mean = drawn.mean(axis=(1, 2))
+    gains, losses = (drawn > 0).sum(axis=(1, 2)), (drawn < 0).sum(axis=(1, 2))
+    totals = (drawn - mean[:, None, None]).sum(axis=2)
+    squares = (totals**2).sum(axis=1) * questions / (questions - 1)
+    variance = (gains + losses) / n - mean**2
+    safe = np.where(variance > 1e-12, variance, 1.0)
+    effect = np.where(variance > 1e-12, np.clip(squares / (n * safe), 1.0, n), float(rows))
+    z = z_quantile(ALPHA)
+    scores = [
+        _tango_scores(gains / one, losses / one, n / one, -delta) for one in (effect, np.ones(len(mean)))
+    ]
+    by_t = _gate_accepts(totals / rows + (mean + delta)[:, None], t_quantile(ALPHA, questions - 1))
+    by_t |= (squares < 1e-12) & (mean > -delta)
+    own, naive = (score > z if delta == 0 else score >= z for score in scores)
+    return np.stack([own, by_t, naive])
+
+
+def _tango_scores(gains: Floats, losses: Floats, n: Floats, difference: float) -> Floats:
+    """`tango_score` over arrays."""
+    a, c = 2.0 * n, -losses * difference * (1 - difference)
+    b = -gains - losses + (2 * n - gains + losses) * difference
+    q = (np.sqrt(np.maximum(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    variance = n * (2 * q + difference * (1 - difference))
+    distance = gains - losses - n * difference
+    positive = variance > 0
+    found = distance / np.sqrt(np.where(positive, variance, 1.0))
+    return np.where(positive, found, np.where(distance == 0, 0.0, np.copysign(np.inf, distance)))
+
+
+def seldom_errors(trials: int) -> Iterator[dict[str, Any]]:
+    """Scores of 0 to 1 that differ on few rows, at the margin: the gate's rule for means, and Student's t as it stands.
+
+    `wholly`: by all that a score can, as words that are labels do; exact sums over tables. `in_part`: by 0 to 1, simulated.
+    """
+    for n in (50, 100, 200):
+        t = t_quantile(ALPHA, n - 1)
+        for discordance, delta in ((0.03, 0.02), (0.05, 0.02), (0.1, 0.02), (0.1, 0.05), (0.15, 0.05)):
+            rates = np.zeros(2)
+            for won, lost, probability in zip(*tables(n, discordance, -delta), strict=True):
+                if probability > 1e-7:
+                    values = (1.0,) * int(won) + (-1.0,) * int(lost) + (0.0,) * int(n - won - lost)
+                    rates += float(probability) * np.array(_score_accepts(values, delta, t))
+            about = {"n": n, "discordance": discordance, "delta": delta}
+            yield {**about, "differ": "wholly", "gate": float(rates[0]), "plain_t": float(rates[1])}
+            # Halves on average: twice as many rows differ at the same margin.
+            rng = np.random.default_rng([n, int(1000 * discordance), int(1000 * delta)])
+            shares = [discordance - delta, 1 - 2 * discordance, discordance + delta]
+            signs = rng.choice([1.0, 0.0, -1.0], p=shares, size=(trials, n))
+            drawn = (signs * rng.random((trials, n))).tolist()
+            gate, plain = np.mean(
+                [_score_accepts(tuple(values), delta, t) for values in drawn], axis=0
+            ).tolist()
+            yield {**about, "differ": "in_part", "gate": gate, "plain_t": plain, "trials": trials}
+
+
+def _score_accepts(values: tuple[float, ...], delta: float, t: float) -> tuple[bool, bool]:
+    """By the gate's own code, and by Student's t."""
+    found = clustered_mean(values, range(len(values)))
+    lower = compare(Paired(SCORE, values, tuple(range(len(values)))), "base", ALPHA, delta).lower
+    return lower is not None and lower >= -delta, found.mean - t * found.standard_error >= -delta
+
+
 def holm_errors(trials: int) -> Iterator[dict[str, Any]]:
     """Chance that some of k unharmed slices is called harmed: all truths lie on the margin."""
     rng = np.random.default_rng(20)
@@ -324,6 +445,10 @@ def measure(*, quick: bool) -> dict[str, Any]:
     regular = [row for row in continuous if row["shape"] not in BEYOND]
     # Simulated rates are known to within three standard errors.
     noise = 3 * math.sqrt(ALPHA * (1 - ALPHA) / min(row["trials"] for row in regular))
+    repeated = list(repeated_errors(5_000 if quick else 40_000))
+    seldom = list(seldom_errors(1_000 if quick else 10_000))
+    noise_repeated = 3 * math.sqrt(ALPHA * (1 - ALPHA) / repeated[0]["trials"])
+    worst_repeated = max(row["gate"] for row in repeated)
     worst = max(row["tango"] for row in binary)
     worst_t = max(row["gate"] for row in regular)
     shares = {
@@ -341,6 +466,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
             "type_1_binary_outside": coarse,
             "type_1_threshold": list(wilson_errors()),
             "type_1_mean": continuous,
+            "type_1_repeated_questions": repeated,
+            "type_1_scores_that_seldom_differ": seldom,
             "type_1_slices": list(holm_errors(5_000 if quick else 50_000)),
             "power": list(power_table()),
             "largest_difference_from": agreement(),
@@ -355,6 +482,19 @@ def measure(*, quick: bool) -> dict[str, Any]:
                 worst_t / ALPHA,
                 (HELD[1] + noise) / ALPHA,
                 f"percentile bootstrap that ignores clusters: {bootstrap / ALPHA:.1f} times nominal",
+            ),
+            "worst_repeated_questions_type_1_over_nominal": _at_most(
+                worst_repeated / ALPHA,
+                (HELD[1] + noise_repeated) / ALPHA,
+                f"Student's t over clusters: {max(row['t_over_clusters'] for row in repeated) / ALPHA:.1f} times nominal; "
+                f"Tango as if all rows were alone: {max(row['tango_as_if_alone'] for row in repeated) / ALPHA:.1f}",
+            ),
+            "worst_seldom_differing_type_1_over_plain_t": _at_most(
+                max(row["gate"] for row in seldom) / max(row["plain_t"] for row in seldom),
+                1.0,
+                f"Student's t: {max(row['plain_t'] for row in seldom):.1%} at worst, the gate "
+                f"{max(row['gate'] for row in seldom):.1%}, where 2.5 of 50 rows differ, and differ wholly: as coarse as "
+                "tables are",
             ),
             "share_of_paired_cases_between_3.5_and_6.5_percent": {
                 "value": round(shares["binary"], 3),

@@ -61,7 +61,7 @@ class Comparison(Frozen):
     upper: float | None
     """As `lower`, from above."""
     method: Method
-    """`tango`: paired proportions; `t`: Student's t over clusters, corrected for skewness; `wilson`: scores of which all rows differ alike, by the share that may not; `none`: nothing was measured."""
+    """`tango`: paired proportions, and scores that differ wholly or not at all; `t`: Student's t over clusters, corrected for skewness; `wilson`: scores of which all rows differ alike, by the share that may not; `none`: nothing was measured."""
     better: int
     """Rows on which the candidate is better."""
     worse: int
@@ -169,10 +169,12 @@ class Paired:
     def table(self, found: ClusteredMean) -> tuple[float, float, float] | None:
         """Gains, losses and pairs of right-or-wrong answers, each over the design effect of the clusters; None of others.
 
-        Pairs that are all independent are counted as they are. A few repeated questions must not change the method:
-        Student's t has a bound of 0 where no answer differs.
+        Scores that differ wholly or not at all are such answers, whatever their metric is. Pairs that are all
+        independent are counted as they are. A few repeated questions must not change the method: Student's t has a
+        bound of 0 where no answer differs.
         """
-        if self.metric.kind != "binary":
+        whole = self.metric.needs != "likelihood" and set(self.differences) <= {-1.0, 0.0, 1.0}
+        if self.metric.kind != "binary" and not whole:
             return None
         n = len(self.differences)
         effect = design_effect(found, (self.gains + self.losses) / n - found.mean**2, n)
