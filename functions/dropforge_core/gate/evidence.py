@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from dropforge_core.contracts import Prediction
 from dropforge_core.evaluation.join import Asked, Joined
@@ -26,6 +26,8 @@ from dropforge_core.metrics.registry import Metric, nll_per_byte
 from dropforge_core.model import Frozen
 
 Method = Literal["wilson", "t", "tango", "none"]
+ROUNDING: Final = 1e-12
+"""A standard error below this is that of sums of equal numbers."""
 
 
 class Estimate(Frozen):
@@ -147,7 +149,7 @@ def estimate(scores: Scores, variant: str, clusters: Mapping[str, str], alpha: f
 
 def _is_constant(metric: Metric, found: ClusteredMean, least: float) -> bool:
     """Whether all clusters have the same mean on a scale that is known to end at `least` and 1."""
-    return metric.needs != "likelihood" and found.standard_error == 0 and least <= found.mean <= 1
+    return metric.needs != "likelihood" and found.standard_error < ROUNDING and least <= found.mean <= 1
 
 
 @dataclass(frozen=True, slots=True)

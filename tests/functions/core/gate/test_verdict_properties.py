@@ -1,6 +1,7 @@
 """What never moves a verdict, and which way a better candidate can move it."""
 
 import json
+import math
 from pathlib import Path
 
 import jsonschema
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dropforge_core.gate.evidence import Paired, compare
 from dropforge_core.gate.judgement import metrics_json
+from dropforge_core.metrics.registry import REGISTRY
 from dropforge_core.recipe import Evaluation, Gate
 
 EVERY = ("base", "champion", "candidate")
@@ -75,6 +78,42 @@ def test_more_right_answers_never_lower_the_verdict(evaluated, rows, delta):
         return found.judged(policy).gate.verdict
 
     assert ORDER[judged(improve=True)] >= ORDER[judged(improve=False)]
+
+
+DIFFERENCES = st.lists(
+    st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.1, 1.0]), st.integers(0, 40)), min_size=1, max_size=80
+)
+
+
+@given(
+    DIFFERENCES,
+    st.sampled_from(["exact_match", "token_f1", "nll_per_byte"]),
+    st.randoms(use_true_random=False),
+)
+def test_bounds_enclose_the_estimate_in_any_order(rows, name, shuffler):
+    """However rows repeat and differ, the bounds hold the estimate, stay on the scale, and no order moves a bit."""
+    metric = REGISTRY[name]
+    if metric.kind == "binary":
+        rows = [(math.copysign(math.ceil(abs(value)), value), group) for value, group in rows]
+
+    def compared(drawn):
+        values, groups = zip(*drawn, strict=True)
+        return compare(Paired(metric, values, groups), "base", 0.05, 0.02)
+
+    found = compared(rows)
+    shuffler.shuffle(rows)
+    assert compared(rows) == found
+    low, high = (
+        (-math.inf if found.lower is None else found.lower),
+        (math.inf if found.upper is None else found.upper),
+    )
+    assert low <= found.difference + 1e-9
+    assert found.difference <= high + 1e-9
+    if found.method != "t":
+        assert low >= -1
+        assert high <= 1
+    if metric.needs != "likelihood":
+        assert high - low > 1e-3
 
 
 LOSSES = st.lists(
