@@ -72,3 +72,25 @@ def test_every_rung_beside_a_job_that_hangs_and_a_switch_that_is_off():
         assert "Interrupted" in [moment["Status"] for moment in last["SecondaryStatusTransitions"]]
 
         seen.assert_all_money_is_settled(runs=2)
+
+
+def test_an_evaluation_that_times_out_stops_its_job():
+    """A transform job has no limit of its own: that of its state stops it, it is told as a time-out, and what it cost counts."""
+    with start(fast=True) as stack:
+        seen = Watched(stack)
+        seen.plan_faults([{"fault": "hang", "job": "Transform"}])
+        seen.upload_with_limit("slowjudge", "EvaluateCandidate", 2)
+        job = eventually(
+            lambda: next(
+                (one for one in seen.evaluations("slowjudge") if one["TransformJobStatus"] == "Stopped"), None
+            ),
+            "the stopped evaluation",
+        )
+        rung = eventually(lambda: seen.run("slowjudge").get("rung_01"), "the rung")
+        assert "The evaluation did not succeed: no end of it was heard of within its time" in rung
+        # While it waits to try again.
+        seen.cancel("slowjudge")
+        assert eventually(lambda: seen.ended("slowjudge"), "the end")["status"] == "CANCELLED"
+        (only,) = seen.evaluations("slowjudge")
+        assert only["TransformJobName"] == job["TransformJobName"]
+        seen.assert_all_money_is_settled(runs=1)
