@@ -72,7 +72,7 @@ def _close_accounts(end: ExecutionEnd, ledger: Ledger, env: Env) -> None:
         return
     run = ledger.run(end.run_id)
     if run is not None and int(run["rank"]) // REDRIVE_STEP <= end.redrive:
-        _close(end.run_id, env)
+        _close(run, ledger, env)
 
 
 def _stop_what_no_run_waits_for(change: JobChange, ledger: Ledger) -> None:
@@ -95,11 +95,16 @@ def _bill_what_ended_late(change: JobChange, ledger: Ledger, env: Env) -> None:
         return
     run = ledger.run(change.run_id)
     if run is not None and Status(run["status"]).is_terminal:
-        _close(change.run_id, env)
+        _close(run, ledger, env)
 
 
-def _close(run_id: str, env: Env) -> None:
-    close_accounts(run_id, table=env.run_table, bucket=env.run_bucket, at_most=env.max_concurrent_jobs)
+def _close(run: Mapping[str, str], ledger: Ledger, env: Env) -> None:
+    cost = close_accounts(
+        run["run_id"], table=env.run_table, bucket=env.run_bucket, at_most=env.max_concurrent_jobs
+    )
+    if run.get("ended_by") == US:
+        # Its state machine can't say it any more.
+        ledger.annotate(run["run_id"], {"cost_usd": f"{cost:.6f}"})
 
 
 def _job_changed(change: JobChange, ledger: Ledger, bus: Bus) -> str:
@@ -187,7 +192,8 @@ def _execution_ended(end: ExecutionEnd, ledger: Ledger, bus: Bus, jobs: Jobs) ->
     )
     if stopped:
         message += f" Its running jobs were stopped: {', '.join(stopped)}."
-    fields = {"message": message, "ended_by": US, "ended_at": now(), "told_end": ""}
+    # The page of an earlier end, before a redrive, says nothing of this one.
+    fields = {"message": message, "ended_by": US, "ended_at": now(), "told_end": "", "report_uri": ""}
     if ledger.move(end.run_id, status, fields, redrive=end.redrive):
         run = {**run, **fields, "status": status}
     if run.get("told_end") or not (run.get("ended_by") == US or _may_be_untold(end, run)):

@@ -195,7 +195,7 @@ class Billed:
 
 
 def test_a_run_that_died_leaves_only_what_it_cost_in_the_caps(ledger, tell, published, monkeypatch):
-    """Its reservation is settled when its execution ended, and again by a job that ended after it."""
+    """Its reservation is settled when its execution ended, and again by a job that ended after it; its item says the cost."""
     billed = Billed()
     monkeypatch.setattr(report_job_state.Jobs, "connect", lambda: report_job_state.Jobs(billed))
     purse, caps = Purse("runs"), Caps(stack_day_usd=10)
@@ -205,12 +205,14 @@ def test_a_run_that_died_leaves_only_what_it_cost_in_the_caps(ledger, tell, publ
     tell(ended("ABORTED"))
     hour = load_catalogue().find("ml.g5.xlarge").usd_hour
     assert purse.taken("SPENT#stack#2026-03-01") == micro(hour / 2)
+    assert float(ledger.run(RUN)["cost_usd"]) == pytest.approx(hour / 2, abs=1e-6)
     billed.seconds = 3600
     late = training("Stopped")
     late["detail"]["TrainingJobStatus"] = "Stopped"
     tell(late)
     for account in ("stack#2026-03-01", "stack#2026-03", "model#m#2026-03-01", "model#m#2026-03"):
         assert purse.taken(f"SPENT#{account}") == micro(hour)
+    assert float(ledger.run(RUN)["cost_usd"]) == pytest.approx(hour, abs=1e-6)
 
 
 def test_a_success_settles_what_the_state_machine_could_not(ledger, tell, published, monkeypatch):

@@ -56,6 +56,10 @@ _NEXT: Final = MappingProxyType(
         Status.INCONCLUSIVE: "Hold out more examples, or look and decide yourself: dropforge report {run}",
         Status.REGISTERED: "dropforge report {run}",
         Status.GATE_FAILED: "dropforge report {run}",
+        **dict.fromkeys(
+            (Status.CANCELLED, Status.APPROVAL_DENIED, Status.APPROVAL_EXPIRED),
+            "To start it again: dropforge redrive {run}",
+        ),
     }
 )
 
