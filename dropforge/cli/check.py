@@ -256,7 +256,9 @@ def plan_view(told: Planned, *, why: bool = False) -> RenderableType:
             dollars(option.cost_usd.expected) if option.cost_usd else "-",
         )
     notes = [said(note, "dim") for note in made.notes]
-    parts: list[RenderableType] = [said(headline(made)), said(made.reason, "dim"), Text(), table]
+    told_first = headline(made)
+    why_so = [] if made.reason in told_first else [said(made.reason, "dim")]
+    parts: list[RenderableType] = [said(told_first), *why_so, Text(), table]
     if why:
         parts += [Text(), _why_view(told.why)]
     return Group(*parts, Text(), *notes)

@@ -30,7 +30,7 @@ def _for_evaluation(work: Workload, table: Catalogue) -> Iterator[str]:
     if suiting:
         yield f"For the evaluation {_named(suiting[0])} would do."
     else:
-        yield "Batch transform has no type whose GPU is that large."
+        yield "Batch transform has no GPU that large: take a smaller base model."
 
 
 def _for_training(work: Workload, table: Catalogue) -> Iterator[str]:

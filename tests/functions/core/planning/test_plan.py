@@ -245,7 +245,7 @@ def test_what_would_fit_does(make_plan, recipe, config):
         training = {**recipe.get("training", {}), "max_seq_len": int(shorter[1])}
         made = make_plan({**recipe, "training": training}, config)
         assert next(o for o in made.options if o.instance_type == shorter[2]).fits
-    assert said or shorter or "no type whose GPU is that large" in refused.reason
+    assert said or shorter or "Batch transform has no GPU that large" in refused.reason
 
 
 def test_over_the_cap_a_person_is_asked_for_the_sum_that_it_may_take(make_plan):
