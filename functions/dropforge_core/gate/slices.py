@@ -109,7 +109,8 @@ def slices_rule(results: Sequence[SliceResult], slicing: Slicing, metric: str) -
     else:
         reason = f"No harm beyond delta in {powered} slices large enough to show it{beside}."
     if absent:
-        reason += f" No held-out row has the field {' or '.join(absent)} in its meta: mend evaluation.slices or the data."
+        lost = f"No held-out row has the field {' or '.join(absent)} in its meta: mend evaluation.slices or the data."
+        reason = f"{reason} {lost}" if results else lost
     return Rule(
         name="slices",
         verdict="FAIL" if harmed else "INCONCLUSIVE" if absent else "PASS",
