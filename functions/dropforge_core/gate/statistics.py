@@ -138,7 +138,12 @@ def wilson(successes: float, n: float, alpha: float) -> Bounds:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Bounds(p, max(0.0, centre - reach), min(1.0, centre + reach))
+    # At the ends the bound is the end; a float's rounding there would differ between machines.
+    return Bounds(
+        p,
+        0.0 if successes <= 0 else max(0.0, centre - reach),
+        1.0 if successes >= n else min(1.0, centre + reach),
+    )
 
 
 def constant_bounds(value: float, least: float, most: float, clusters: int, alpha: float) -> Bounds:

@@ -58,6 +58,13 @@ def test_wilson_published():
     assert wilson(0, 20, 0.025)[1:] == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
+@given(st.integers(1, 5000), st.sampled_from([0.01, 0.05, 0.1]))
+def test_wilsons_bounds_end_exactly_where_shares_end(n, alpha):
+    """None is at least 0 and all is at most 1, to the last bit: a bound is the same on every machine."""
+    assert wilson(0, n, alpha).lower == 0
+    assert wilson(n, n, alpha).upper == 1
+
+
 def test_tango_in_closed_form():
     """Without a discordant pair the bound is -z^2 / (n + z^2); swapping the sides mirrors the interval."""
     z = z_quantile(0.05)
