@@ -67,7 +67,13 @@ def redrive(stack: Stack, run: RunRecord, started_at: str) -> Answered:
         CommandFailed: when the run goes on still, ended with an answer instead of an accident, or has a job that is
             still stopping.
     """
-    if known(run.status) not in REDRIVABLE:
+    status = known(run.status)
+    if status is not None and not status.is_terminal:
+        raise CommandFailed(
+            f"The run goes on still, it is {phrase(run.status)}: dropforge follow {run.run_id}. To begin anew, "
+            "cancel it first."
+        )
+    if status not in REDRIVABLE:
         raise CommandFailed(
             f"A run that is '{phrase(run.status)}' can't be driven again. Upload again with changed data or "
             "recipe, or with `dropforge push --again`."

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,22 @@ RecipePath = Annotated[
     Path | None, typer.Option("--recipe", help="The recipe; a folder's own recipe.yaml otherwise.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
+
+
+def _version(asked: bool) -> None:  # as typer calls it
+    if asked:
+        Terminal().result({}, f"dropforge {version('dropforge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Drop a dataset, get a model that has earned its place."""
 
 
 class Format(StrEnum):
@@ -151,7 +168,7 @@ def validate(  # noqa: PLR0913  # one parameter an option
     ] = Format.TEXT,
     as_json: Json = False,
 ) -> None:
-    """Check a dataset: every fault with file, line and how to mend it. No AWS needed."""
+    """Check a dataset, without AWS. Every fault is told with file, line and how to mend it."""
     from dropforge.cli import validate as validating
 
     if as_json and form is Format.GITHUB:
@@ -205,7 +222,7 @@ def plan(  # noqa: PLR0913  # one parameter an option
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what training would need and cost: memory, instance, hours, dollars."""
+    """Tell what training would need and cost. Memory, instance, hours and dollars, with the arithmetic if asked."""
     from dropforge.cli import check, files
     from dropforge.cli import learned as learning
     from dropforge.cli import prices as pricing
@@ -270,7 +287,9 @@ def push(  # noqa: PLR0913  # one parameter an option
 
 @local_app.command("up")
 def local_up(
-    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.")] = 4566,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ] = 4566,
     fast: Annotated[bool, typer.Option("--fast", help="A tiny model as the default base.")] = False,
     mlflow_uri: Annotated[
         str, typer.Option("--mlflow-uri", help="The MLflow server that recipes may name.")
@@ -293,7 +312,7 @@ def local_run(
     fast: Annotated[bool, typer.Option("--fast", help="A tiny model: about a minute.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Start the local AWS, upload, follow the run to its end, show the result, stop.
+    """The whole run on this machine. Start the local AWS, upload, follow to the end, show the result, stop.
 
     Ends with 0 registered, 3 data rejected, 4 gate said no or inconclusive, 5 failed.
     """
@@ -323,12 +342,13 @@ def runs(
 ) -> None:
     """List runs, newest first."""
     found = Stack.find(stack).records(model)[:limit]
-    Terminal(as_json=as_json).result([r.model_dump(mode="json") for r in found], views.runs_table(found))
+    listed = [r.model_dump(mode="json") for r in found]
+    Terminal(as_json=as_json).result(listed, views.runs_table(found, model))
 
 
 @app.command()
 def show(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
-    """Everything about one run: faults, plan, metrics, gate, answers, cost."""
+    """Show everything about one run. Faults, plan, metrics, gate, answers, cost."""
     from dropforge.cli import summary
 
     found = Stack.find(stack)
@@ -428,7 +448,7 @@ def cancel(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> 
 
 @app.command()
 def redrive(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
-    """Start a run again that failed, was cancelled, or was not approved."""
+    """Start an ended run again. One that failed, was cancelled, or was not approved."""
     from dropforge.cli import act
 
     found = Stack.find(stack)
@@ -486,7 +506,7 @@ def _acted(answer: Any, *, as_json: bool) -> None:
 
 @app.command()
 def doctor(stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
-    """Check a stack before its first run; what is not checked is listed too."""
+    """Check a stack before its first run. What is not checked is listed too."""
     from dropforge.cli import doctor as checking
 
     found = checking.examine_stack(Stack.find(stack))

@@ -1,7 +1,7 @@
 """Two runs side by side: what differed going in, and what came out."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,8 +12,11 @@ from dropforge.cli.stack import RunRecord, Stack
 from dropforge.cli.summary import estimate, read_summary
 from dropforge_core.gate.documents import MetricsReport
 from dropforge_core.layout import RunLayout
+from dropforge_core.messages.card import dollars
 from dropforge_core.messages.wording import phrase
 from dropforge_core.model import Frozen
+
+_DIGEST_SHOWN: Final = len("sha256:") + 12
 
 
 class Difference(Frozen):
@@ -59,7 +62,8 @@ def compare(stack: Stack, first: RunRecord, second: RunRecord) -> Comparison:
     return Comparison(
         first=first,
         second=second,
-        recipe=_differences(*recipes),
+        # A run that was refused has no recipe of its own: then nothing can differ.
+        recipe=_differences(*recipes) if all(recipes) else (),
         facts=_differences(*facts),
         metrics=tuple(
             Difference(name=name, first=measured[0].get(name, "-"), second=measured[1].get(name, "-"))
@@ -99,6 +103,13 @@ def _differences(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[D
     )
 
 
+def _shown(name: str, value: str) -> str:
+    """A value as people read it; the document keeps it whole."""
+    if name == "cost" and value:
+        return dollars(float(value))
+    return value[:_DIGEST_SHOWN] if name == "dataset" else "-" if value in ("", "None") else value
+
+
 def view(found: Comparison) -> RenderableType:
     """The comparison for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -113,7 +124,9 @@ def view(found: Comparison) -> RenderableType:
         if rows:
             table.add_row(Text(title, style="bold"), "", "")
         for row in rows:
-            table.add_row(said("  " + row.name), said(row.first), said(row.second))
+            table.add_row(
+                said("  " + row.name), said(_shown(row.name, row.first)), said(_shown(row.name, row.second))
+            )
     parts: list[RenderableType] = [table]
     if found.same_holdout is False:
         parts.append(

@@ -107,12 +107,15 @@ def local_stack(*, port: int | None, fast: bool, terminal: Terminal, mlflow_uri:
     # Imported here: the engine takes seconds, and no other command needs it.
     from dropforge.local.base_models import PreparationFailed  # noqa: PLC0415
     from dropforge.local.deploy import DeploymentFailed  # noqa: PLC0415
+    from dropforge.local.engine import CannotListen  # noqa: PLC0415
     from dropforge.local.stack import LocalStackFailed, start  # noqa: PLC0415
 
     with interruptible(), speaking_to(undisturbed(os.environ)):
         try:
             with _starting(terminal) as tell:
                 running = start(port=port, fast=fast, on_progress=tell, mlflow_uri=mlflow_uri)
+        except CannotListen as error:
+            raise CommandFailed(str(error)) from error
         except (LocalStackFailed, DeploymentFailed, PreparationFailed) as error:
             raise CommandFailed(str(error), RUN_FAILED) from error
         try:
@@ -151,7 +154,7 @@ def up(*, port: int, fast: bool, mlflow_uri: str, terminal: Terminal) -> int:
             env = running.env()
             ready = Ready.of(stack, env["AWS_ENDPOINT_URL"], env["AWS_DEFAULT_REGION"])
             Terminal(as_json=True).result(ready)
-            _hints(ready, {**env, **elsewhere}, terminal)
+            _hints(ready, {**env, **elsewhere}, running.state_dir, terminal)
             while True:
                 signal.pause()
     except KeyboardInterrupt:
@@ -168,7 +171,7 @@ def _elsewhere(environ: Mapping[str, str]) -> dict[str, str]:
     return told
 
 
-def _hints(ready: Ready, env: Mapping[str, str], terminal: Terminal) -> None:
+def _hints(ready: Ready, env: Mapping[str, str], state: Path, terminal: Terminal) -> None:
     exports = " ".join(f"{name}={value}" for name, value in sorted(env.items()))
     bucket = ready.buckets["datasets"]
     for line in (
@@ -180,6 +183,7 @@ def _hints(ready: Ready, env: Mapping[str, str], terminal: Terminal) -> None:
         f"  aws stepfunctions list-executions --state-machine-arn {ready.state_machine}",
         "  aws sagemaker list-model-packages --model-package-group-name my-model",
         f"  aws dynamodb scan --table-name {ready.table}",
+        f"E-mails, logs and jobs lie in {state} until it stops.",
         "^C stops it.",
     ):
         terminal.note(line)

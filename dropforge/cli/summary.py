@@ -220,7 +220,7 @@ def _facts(summary: RunSummary) -> Table:
                 ),
             )
         )
-    if run.cost_usd:
+    if run.cost_usd and float(run.cost_usd):
         rows.append(("measured", f"{dollars(float(run.cost_usd))}, the jobs' time at that instance's price"))
     rows += [("package", run.package_arn)] if run.package_arn else []
     rows += (

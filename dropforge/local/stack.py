@@ -24,7 +24,6 @@ from dropforge.local.engine import (
     ACCESS_KEY,
     ACCOUNT,
     REGION,
-    CannotListen,
     Settings,
     aws_variables,
     listen,
@@ -210,6 +209,7 @@ def start(  # noqa: PLR0913  # one setting of the engine or the stack each
         mlflow_uri: the stack's `MlflowTrackingUri`; empty for none.
 
     Raises:
+        CannotListen: the port is taken.
         LocalStackFailed: the engine did not start.
         DeploymentFailed: the template could not be deployed.
         PreparationFailed: the base model could not be made.
@@ -222,11 +222,8 @@ def start(  # noqa: PLR0913  # one setting of the engine or the stack each
         "MlflowTrackingUri": mlflow_uri,
     }
     check(ROOT / "template.yaml", parameters)
-    try:
-        # Before a model is downloaded for nothing.
-        listen(port).close()
-    except CannotListen as error:
-        raise LocalStackFailed(str(error)) from error
+    # Before a model is downloaded for nothing.
+    listen(port).close()
     temporary = state_dir is None
     folder = Path(tempfile.mkdtemp(prefix="dropforge-local-")) if state_dir is None else state_dir.resolve()
     settings = Settings(
