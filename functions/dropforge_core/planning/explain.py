@@ -104,7 +104,12 @@ def compared(chosen: InstanceOption, cheapest: InstanceOption | None, fastest: I
             else f"{cheapest.instance_type} would be cheaper, about ${cheapest.cost_usd.expected:.2f} instead of "
             f"${chosen.cost_usd.expected:.2f}"
         )
-    if fastest and fastest.hours and chosen.hours:
+    if (
+        fastest
+        and fastest.hours
+        and chosen.hours
+        and (fastest == chosen or duration(fastest.hours.expected) != duration(chosen.hours.expected))
+    ):
         parts.append(
             "it is the fastest"
             if fastest == chosen
@@ -128,7 +133,8 @@ def reason(work: Workload, chosen: Judged, evaluation: Evaluation, standing: Sta
     """Why this type, or why none."""
     recipe, shape = work.recipe, work.shape
     option, compute = chosen.option, recipe.compute
-    size = f"{shape.parameters / 1e9:.2g} B parameters"
+    millions = shape.parameters / 1e6
+    size = f"{millions / 1000:.2g} B parameters" if millions >= 100 else f"{millions:.2g} M parameters"
     if not evaluation.fits:
         need = evaluation_memory(shape, recipe).total / GIB / MARGIN
         return (
