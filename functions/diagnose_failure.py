@@ -176,17 +176,10 @@ def _circumstances(asked: DiagnoseInput, evidence: Evidence, clinic: Clinic) -> 
         instance_type=asked.instance_type,
         allowed_types=allowed,
         evaluation_usd=evaluation_usd,
-        evaluation_hours=_evaluation_hours(plan, clinic.catalogue) if plan else 0.0,
+        evaluation_hours=plan.forecast.phase_s["evaluation"].high / 3600 if plan and plan.forecast else 0.0,
         checkpoint_step=newest_step(clinic.runs, layout.checkpoints) if is_training else 0,
         steps=plan.steps if plan else 0,
     )
-
-
-def _evaluation_hours(plan: Plan, catalogue: Catalogue) -> float:
-    """What the reserve pays on the type that was planned."""
-    found = catalogue.find(plan.evaluation_instance_type)
-    price = (found.transform_usd_hour or found.usd_hour) if found else None
-    return plan.evaluation_reserve_usd / price if price else 0.0
 
 
 def _documents(runs: Bucket, layout: RunLayout) -> tuple[Plan | None, Recipe | None]:

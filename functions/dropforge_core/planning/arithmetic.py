@@ -12,6 +12,7 @@ from dropforge_core.planning.duration import (
     MODEL_LOAD_GB_PER_S,
     SPOT_SHARE,
     START_SECONDS,
+    STOP_S,
     cost_usd,
     load_seconds,
     steps_and_tokens,
@@ -229,8 +230,8 @@ def _money(made: Plan, recipe: Recipe, instance: Instance, catalogue: Catalogue)
     yield Line(
         name="longest run time",
         value=f"{made.compute.max_runtime_s:,} s",
-        made_of=f"(cap ${made.spend_limit_usd:g} - ${made.evaluation_reserve_usd:.2f} kept back) / ${usd:g} an hour, at "
-        f"most {recipe.compute.max_hours:g} h",
+        made_of=f"(cap ${made.spend_limit_usd:g} - ${made.evaluation_reserve_usd:.2f} kept back) / ${usd:g} an hour - {STOP_S} s "
+        f"to save, at most {recipe.compute.max_hours:g} h",
         source="recipe, compute.max_cost_usd and compute.max_hours",
     )
 
