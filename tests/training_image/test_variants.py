@@ -1,6 +1,7 @@
 """Every kind of adapter that a recipe may ask for trains, resumes exactly and reloads."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from real_training import HOLDOUT, ROWS, StopAt, adapter_bytes, train
 from safetensors.torch import load_file
-from tiny_jobs import SHORT, make_job
+from tiny_jobs import SHORT, make_job, seal
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from dropforge_core.recipe import Training
 from tuner.adapters import Variants
@@ -118,6 +120,30 @@ def test_a_gpu_s_optimizer_moves_as_a_cpu_s_and_resumes_from_it() -> None:
     stepped(third, resumed, slopes[5:])
     for name, parameter in plain.items():
         torch.testing.assert_close(resumed[name], parameter, rtol=1e-6, atol=1e-7)
+
+
+def test_a_mamba_base_trains_on_all_linear_layers_that_can_carry_an_adapter(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """It has no attention to choose a kernel for; its way out takes no adapter, and is left out of all-linear."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    known = AutoConfig.from_pretrained(tiny_base)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "vocab_size": known.vocab_size}
+    markers = {"bos_token_id": known.bos_token_id, "eos_token_id": known.eos_token_id, "pad_token_id": 0}
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **sizes, **markers)).save_pretrained(base)
+    seal(base)
+    recipe = {**SHORT, "training": {**SHORT["training"], "steps": 3}}
+    container = make_job(tmp_path / "ml", base, rows=ROWS[:6], holdout=HOLDOUT[:2], recipe=recipe)
+    lines: list[str] = []
+    summary = train(container, lines.append)
+    assert summary.best_eval_loss is not None
+    assert summary.first_eval_loss is not None
+    assert summary.best_eval_loss < summary.first_eval_loss
+    assert "layout=padded shared_beginning=no" in lines
+    config = json.loads((container.model / "adapter_config.json").read_bytes())
+    assert config["target_modules"] == ["dt_proj", "in_proj", "x_proj"]
 
 
 def test_the_best_adapter_is_the_one_saved_and_named(tiny_base: Path, tmp_path: Path) -> None:

@@ -217,7 +217,6 @@ def _by_transformers(
         dtype=dtype,
         quantization_config=nf4_config(dtype) if quantization == "nf4" else None,
         device_map={"": device},
-        attn_implementation="sdpa",
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,10 @@ from tuner.failure import Failure, is_out_of_memory
 from tuner.integrity import verify_copy
 from tuner.loading import load_weights, peaks
 from tuner.tokenizer import check_tokenizer
+
+MAMBA_KINDS: Final = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+"""Model types in which peft refuses an adapter on `MAMBA_OUT` (0.21, `_check_lora_target_modules_mamba`)."""
+MAMBA_OUT: Final = "out_proj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +224,10 @@ def attach_adapter(base: LanguageModel, recipe: Recipe, *, gradient_checkpointin
         recompute_activations(base)
     try:
         adapted = get_peft_model(
-            base.causal, LoraConfig(**_lora(recipe.adapter)), autocast_adapter_dtype=True
+            base.causal, LoraConfig(**_lora(recipe.adapter, base.causal)), autocast_adapter_dtype=True
         )
     except ValueError as error:
-        known = sorted(
-            {name.rsplit(".", 1)[-1] for name, part in base.causal.named_modules() if _is_linear(part)}
-        )
+        known = linear_names(base.causal)
         raise Failure(
             "BASE_MODEL",
             f"adapter.targets {recipe.adapter.targets!r} fit no module of {base.manifest.name}; "
@@ -257,13 +259,34 @@ def recompute_activations(base: LanguageModel) -> None:
     base.causal.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _lora(adapter: Adapter) -> dict[str, Any]:
+def adapter_targets(adapter: Adapter, causal: Any) -> str | list[str]:
+    """What the adapter library is given as its targets.
+
+    It takes no adapter on the way out of a Mamba block, whose kernels read that weight themselves; all linear layers of
+    such a model are all others.
+    """
+    if not isinstance(adapter.targets, str):
+        return list(adapter.targets)
+    if getattr(causal.config, "model_type", None) not in MAMBA_KINDS:
+        return adapter.targets
+    return [name for name in linear_names(causal) if name != MAMBA_OUT]
+
+
+def linear_names(causal: Any) -> list[str]:
+    """Last names of the linear layers, the output head's left out."""
+    head = causal.get_output_embeddings()
+    layers = (name for name, part in causal.named_modules() if _is_linear(part) and part is not head)
+    # In a layer that has an adapter already, the linear ones are the adapter's.
+    return sorted({name.rsplit(".", 1)[-1] for name in layers} - {"base_layer", "default"})
+
+
+def _lora(adapter: Adapter, causal: Any) -> dict[str, Any]:
     return {
         "task_type": "CAUSAL_LM",
         "r": adapter.r,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
-        "target_modules": adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
+        "target_modules": adapter_targets(adapter, causal),
         "use_rslora": adapter.rslora,
         "use_dora": adapter.dora,
         "bias": "none",

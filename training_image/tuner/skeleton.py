@@ -63,7 +63,7 @@ class Skeleton:
         kind: Any = mapping[type(config)]
         if isinstance(kind, tuple):
             raise NotStreamable("its configuration names several models")
-        config.dtype, config.name_or_path, config._attn_implementation = dtype, str(folder), "sdpa"  # noqa: SLF001
+        config.dtype, config.name_or_path = dtype, str(folder)
         self._quantizer: Any = (
             AutoHfQuantizer.from_config(nf4_config(dtype), pre_quantized=False)
             if quantization == "nf4"
