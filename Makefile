@@ -11,8 +11,10 @@ export SAM_CLI_TELEMETRY ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 SECONDS ?= 120
-# Processes that share out the test modules.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+# Processes that share out the test modules; each computes with its share of the cores.
+CORES := $(shell nproc 2>/dev/null || echo 2)
+JOBS ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
+test coverage: export OMP_NUM_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1)))
 
 FAULTS := tests/statemachine/test_paths.py tests/functions/core/test_ladder.py \
   tests/functions/test_diagnose_failure.py tests/functions/test_report_job_state.py \
@@ -42,7 +44,10 @@ else
 	dropforge local run examples/us-addresses --model us-addresses
 endif
 
-test: setup ## All tests, with coverage; JOBS=1 runs them in one process
+test: setup ## All tests; JOBS=1 runs them in one process
+	pytest -m "not slow" -n $(JOBS) --dist loadfile
+
+coverage: setup ## All tests, and which lines and branches they reach; takes half as long again
 	pytest -m "not slow" -n $(JOBS) --dist loadfile --cov --cov-report=term
 
 check: setup ## Lint, format, types, import contracts, template
@@ -87,4 +92,4 @@ clean: ## Remove what tools left behind; .venv and downloaded models stay
 	rm -rf .aws-sam .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test check faults fuzz load security bench schemas image lock clean
+.PHONY: help setup demo test coverage check faults fuzz load security bench schemas image lock clean

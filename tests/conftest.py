@@ -1,5 +1,6 @@
 """One AWS over HTTP for every test that asks for S3, DynamoDB and the like, emptied before each module."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from threading import Lock, Thread
 from typing import Any
@@ -13,6 +14,10 @@ from werkzeug.serving import make_server
 # Before any test module is read: how long an example takes is the machine's affair.
 settings.register_profile("dropforge", deadline=None)
 settings.load_profile("dropforge")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores it, and so would every process that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
