@@ -536,7 +536,8 @@ class Problem(Frozen):
     line: int | None
     """The first line of this kind, from 1, in the file as it was before compression; null where there is none."""
     path: str
-    """JSON path such as `messages[2].content`; empty for the whole line or file."""
+    """JSON path such as `messages[2].content`; empty for the whole line or file. Where elements of an array share a line it
+    begins with the element's number, `[6].messages[2].content`."""
     code: str
     """A stable code of docs/error-codes.md."""
     message: str
@@ -552,7 +553,7 @@ class Problem(Frozen):
     lines: tuple[int, ...] = ()
     """All lines of this kind, the first 10,000, ascending."""
     count: int = Field(1, ge=1)
-    """True number of lines of this kind, also beyond the first 10,000 in `lines`."""
+    """True number of lines of this kind, also beyond the first 10,000 in `lines`; of elements where these share a line."""
 
 
 _STRICT: Final = ConfigDict(extra="forbid")

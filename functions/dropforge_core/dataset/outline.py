@@ -16,6 +16,7 @@ from dropforge_core.dataset.likeness.sketch import learn_common
 from dropforge_core.dataset.problems import Notes, severities
 from dropforge_core.dataset.reading.blocks import Block, PartReader
 from dropforge_core.dataset.reading.parts import FileOutline, Part, outline_file, split
+from dropforge_core.dataset.reading.shapes import line_of
 from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.rows.decoding import RowBroken, decode_row
 from dropforge_core.dataset.rows.formats import infer
@@ -148,7 +149,7 @@ def _first_recognised(
         for line, raw in zip(block.lines, block.rows, strict=True):
             with suppress(RowBroken):
                 if raw and not raw.isspace() and (form := infer(decode_row(raw, []))):
-                    return form, file, line, len(block.text) / len(block.rows)
+                    return form, file, line_of(line), len(block.text) / len(block.rows)
     return None
 
 

@@ -18,6 +18,7 @@ import xxhash
 from dropforge_core.contracts import Problem
 from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.reading.shapes import element_of, line_of
 from dropforge_core.recipe import DatasetRules
 
 MAX_LINES: Final = 10_000
@@ -156,27 +157,39 @@ class Notes:
         self.severity = severity
         self.tally = Tally()
         self._file = file
-        self._line: int | None = None
+        self._place: int | None = None
         self._seen: set[Key] = set()
-        """What was said of the current line, which counts once however often it is said."""
+        """What was said of the current line or element, which counts once however often it is said."""
 
     def is_error(self, code: str) -> bool:
         return self.severity[code] == "error"
 
     def add(self, line: int | None, fault: Fault) -> None:
-        """Note one fault, unless its code is off."""
+        """Note one fault, unless its code is off.
+
+        Args:
+            line: or place, see `reading.shapes.place_of`: the path begins with the element's number then.
+            fault: as it is told.
+        """
         if self.severity[fault.code] == "off":
             return
+        if line is None:
+            self.tally.note(key_of(self._file, fault), None, fault, (), 1)
+            return
+        place, line, element = line, line_of(line), element_of(line)
+        if element is not None:
+            fault = fault._replace(path=f"[{element}].{fault.path}".rstrip("."))
         key = key_of(self._file, fault)
-        if line is not None:
-            if line != self._line:
-                self._line = line
-                self._seen.clear()
-            if key in self._seen:
-                self.tally.also(key, line, fault.found)
-                return
-            self._seen.add(key)
-        self.tally.note(key, line, fault, [] if line is None else [line], 1)
+        if place != self._place:
+            self._place = place
+            self._seen.clear()
+        if key in self._seen:
+            self.tally.also(key, line, fault.found)
+            return
+        self._seen.add(key)
+        entry = self.tally.entries.get(key)
+        is_listed = entry is not None and entry.lines[-1:] == array("Q", [line])
+        self.tally.note(key, line, fault, () if is_listed else (line,), 1)
 
 
 def key_of(file: str, fault: Fault) -> Key:

@@ -141,7 +141,8 @@ class _Columns:
     def add(self, rows: RowBlock, whole: Column) -> None:
         count = len(rows)
         columns: dict[str, Column] = {
-            "line": np.fromiter(rows.lines, np.uint32, count),
+            # What is above the lines is of elements that share them.
+            "line": np.fromiter(rows.lines, np.uint64, count).astype(np.uint32),
             "whole": whole,
             "content": _content(rows, whole),
             "size": rows.sizes().astype(np.uint32),

@@ -16,6 +16,7 @@ from dropforge_core.dataset.outline import Outline
 from dropforge_core.dataset.problems import Notes
 from dropforge_core.dataset.reading.blocks import PartReader
 from dropforge_core.dataset.reading.parts import Part
+from dropforge_core.dataset.reading.shapes import line_of
 from dropforge_core.dataset.reading.source import SourceFile
 from dropforge_core.dataset.reduction import Decision, Examination
 from dropforge_core.dataset.rows.reader import Form, RowReader
@@ -157,7 +158,7 @@ def canonical_lines(
         idents: list[str] = []
         for index, (line, digest) in enumerate(zip(rows.lines, found, strict=True)):
             at = row + len(kept)
-            if at < total and lines[at] == line and digests[at] == digest:
+            if at < total and lines[at] == line_of(line) and digests[at] == digest:
                 copy = decided.copies.get(at)
                 kept.append(index)
                 idents.append(f"{digest:016x}-{copy}" if copy else f"{digest:016x}")

@@ -7,13 +7,13 @@ lies between them: what is wrong there is for the reader of the row to say.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from dropforge_core.dataset.faults import Fault, FileFault
-from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES, Block, Report, blocks, too_long
+from dropforge_core.dataset.reading.shapes import MAX_ROW_BYTES, Block, Report, blocks, place_of, too_long
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]*+(?:\\.[^"\\]*+)*+"())?|[\]\[{},]', re.DOTALL)
 """A sign of structure or a string; group 1 is set where the string's end is there."""
@@ -66,7 +66,12 @@ class ArrayReader:
         self._in_string = False
         self._too_long = False
         self._state = "before"
-        self._found: list[tuple[int, bytes]] = []
+        self._found: list[tuple[int, bytes, int]] = []
+        """Line, text and number of elements that were cut."""
+        self._number = 0
+        """Of the next element."""
+        self._line_before = 0
+        """Of the last element that was handed on."""
         self._separator: _Separator | None = None
         self._last_end = b""
         """The end of the last element that was cut by itself, to its comma."""
@@ -75,11 +80,16 @@ class ArrayReader:
 
     def __iter__(self) -> Iterator[Block]:
         last = b""
-        for chunk in self._chunks:
-            if chunk:
-                self.lines += chunk.count(b"\n")
-                last = chunk
-                yield from self._blocks(chunk, final=False)
+        try:
+            for chunk in self._chunks:
+                if chunk:
+                    self.lines += chunk.count(b"\n")
+                    last = chunk
+                    yield from self._blocks(chunk, final=False)
+        except FileFault:
+            if self._found:
+                yield from self._handed_on(held=0)
+            raise
         self.lines += bool(last) and not last.endswith(b"\n")
         yield from self._blocks(b"", final=True)
 
@@ -92,12 +102,33 @@ class ArrayReader:
             self._cut(final=final)
         except FileFault as fault:
             broken = fault
-        if self._found:
-            lines, rows = zip(*self._found, strict=True)
-            self._found.clear()
-            yield from blocks(lines, rows, self._report)
+        # Whether the last one shares its line is known when the next one is there.
+        goes_on = self._state == "rows" and not final and broken is None
+        if len(self._found) > goes_on:
+            yield from self._handed_on(held=int(goes_on))
         if broken is not None:
             raise broken
+
+    def _handed_on(self, held: int) -> Iterator[Block]:
+        """What was cut, but for so many elements at its end."""
+        lines, rows, numbers = zip(*self._found, strict=True)
+        count = len(lines) - held
+        self._found = self._found[count:]
+        places = self._places(lines, numbers)[:count]
+        self._line_before = lines[count - 1]
+        yield from blocks(places, rows[:count], self._report)
+
+    def _places(self, lines: Sequence[int], numbers: Sequence[int]) -> Sequence[int]:
+        """The lines, each with its element's number where another one begins on it."""
+        if self._line_before < lines[0] and len(set(lines)) == len(lines):
+            return lines
+        if lines[0] == lines[-1] == self._line_before:
+            return [place_of(lines[0], number) for number in numbers]
+        around = (self._line_before, *lines, 0)
+        return [
+            place_of(line, number) if line in (around[at], around[at + 2]) else line
+            for at, (line, number) in enumerate(zip(lines, numbers, strict=True))
+        ]
 
     def _cut(self, *, final: bool) -> None:
         if self._state == "before":
@@ -159,15 +190,17 @@ class ArrayReader:
 
     def _emit(self, rows: list[msgspec.Raw], end: int) -> None:
         buffer, at, line = self._buffer, self._begin, self._line
+        numbers = range(self._number, self._number + len(rows))
+        self._number += len(rows)
         if buffer.find(b"\n", at, end) < 0:
-            self._found += [(line, bytes(row)) for row in rows]
+            self._found += [(line, bytes(row), number) for row, number in zip(rows, numbers, strict=True)]
             return
-        for raw in rows:
+        for raw, number in zip(rows, numbers, strict=True):
             row = bytes(raw)
             gap = _GAP.match(buffer, at)
             start = gap.end() if gap else at
             line += buffer.count(b"\n", at, start)
-            self._found.append((line, row))
+            self._found.append((line, row, number))
             line += row.count(b"\n")
             at = start + len(row)
 
@@ -218,11 +251,12 @@ class ArrayReader:
         elif len(element.lstrip(_WHITE)) > MAX_ROW_BYTES:
             self._report(*too_long(self._line + _blank_lines(element)))
         elif body:
-            self._found.append((self._line + _blank_lines(element), body))
+            self._found.append((self._line + _blank_lines(element), body, self._number))
             self._learn(element, body)
         elif sign == 0x2C or self._state == "rows":
             self._move_to(at)
             raise self._broken("a comma with nothing beside it")
+        self._number += 1
         self._state = "rows" if sign == 0x2C else "after"
         self._no_guess -= len(element)
         self._move_to(at + 1)

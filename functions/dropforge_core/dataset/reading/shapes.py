@@ -12,11 +12,30 @@ Report = Callable[[int | None, Fault], None]
 """Told (line, fault) of everything that is wrong on the way; lines count from 1, where the part begins."""
 
 
+_LINE_BITS: Final = 32
+_LINE: Final = (1 << _LINE_BITS) - 1
+
+
+def place_of(line: int, element: int) -> int:
+    """One number for an element, from 0, of an array and the line that it shares with others; a line below is one more."""
+    return line | element + 1 << _LINE_BITS
+
+
+def line_of(place: int) -> int:
+    """The line of a place, which may be a line by itself."""
+    return place & _LINE
+
+
+def element_of(place: int) -> int | None:
+    """The element of a place; None where it is a line by itself."""
+    return (place >> _LINE_BITS) - 1 if place > _LINE else None
+
+
 class Block(NamedTuple):
     """Some rows that follow one another; about 1 MiB."""
 
     lines: Sequence[int]
-    """Line on which each row begins, from 1, where the part begins."""
+    """Line on which each row begins, from 1, where the part begins; a `place_of` where others begin there, too."""
     rows: Sequence[bytes]
     """JSON text of each row, not yet checked, at most `MAX_ROW_BYTES` long. A blank line is a row here."""
     text: bytes

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from dropforge_core.dataset.codes import Severity
 from dropforge_core.dataset.faults import Fault
+from dropforge_core.dataset.reading.shapes import line_of
 from dropforge_core.dataset.renaming import renamed
 from dropforge_core.dataset.rows.decoding import RowBroken, decode_and_write, field
 from dropforge_core.dataset.rows.formats import Canonical, canonical, infer
@@ -152,7 +153,7 @@ class ThoroughReader:
         if name is None:
             raise RowBroken(_unknown(row, self.form.name))
         if self.form.name is None:
-            self.form = Form(name, f"line {line} of {self.form.first}")
+            self.form = Form(name, f"line {line_of(line)} of {self.form.first}")
         elif name != self.form.name:
             there = f"{self.form.first} is '{self.form.name}'"
             raise RowBroken(Fault("FORMAT_MIXED", "", f"format '{name}', but {there}"))

@@ -15,6 +15,7 @@ from dataset_cases import in_memory
 from dropforge_core.dataset.codes import CODES
 from dropforge_core.dataset.reading.blocks import PartReader
 from dropforge_core.dataset.reading.parts import outline_file, split
+from dropforge_core.dataset.reading.shapes import line_of
 from dropforge_core.dataset.rows.decoding import RowBroken, decode_row
 from dropforge_core.dataset.validation import examine
 from dropforge_core.recipe import Recipe
@@ -47,7 +48,8 @@ def read(body, name, chunk=1 << 20, each=None):
         reader = PartReader(file, outline, part, lambda line, fault: faults.append((line, fault.code)))
         for block in reader:
             assert len(block.lines) == len(block.rows)
-            lines = np.array([last, *block.lines] if rows else block.lines, np.int64)
+            own = map(line_of, block.lines)
+            lines = np.array([last, *own] if rows else [*own], np.int64)
             assert (np.diff(lines) >= 0).all()
             rows, last = rows + len(block.rows), int(lines[-1])
             digest.update(lines[-len(block.rows) :].tobytes())

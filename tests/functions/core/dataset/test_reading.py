@@ -14,6 +14,7 @@ from dropforge_core.dataset.reading.array import ArrayReader
 from dropforge_core.dataset.reading.blocks import MAX_ROW_BYTES, PartReader
 from dropforge_core.dataset.reading.delimited import MAX_LINE
 from dropforge_core.dataset.reading.parts import outline_file, split
+from dropforge_core.dataset.reading.shapes import element_of, line_of
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -37,7 +38,7 @@ def blocks_of(file, report):
 def rows_of(file):
     faults = []
     rows = [
-        (line, raw)
+        (line_of(line), raw)
         for block in blocks_of(file, lambda line, fault: faults.append((line, fault.code)))
         for line, raw in zip(block.lines, block.rows, strict=True)
     ]
@@ -84,10 +85,21 @@ def elements(reader):
     try:
         for block in reader:
             assert block.text == b"\n".join(block.rows)
-            rows += zip(block.lines, block.rows, strict=True)
+            numbers = map(element_of, block.lines)
+            rows += zip(map(line_of, block.lines), numbers, block.rows, strict=True)
     except FileFault as fault:
         return rows, fault.line, fault.fault
     return rows, None, None
+
+
+def test_elements_that_share_a_line_are_numbered():
+    """Where a line does not tell which element is meant its number does, in whatever pieces the array comes."""
+    body = b'[{"a": 1},\n{"b": 2}, {"c":\n3}, {"d": 4}, {"e": 5}\n, {"f": 6}]'
+    places = [(1, None), (2, 1), (2, 2), (3, 3), (3, 4), (4, None)]
+    for chunk in range(1, len(body) + 1):
+        pieces = [body[at : at + chunk] for at in range(0, len(body), chunk)]
+        rows, _, _ = elements(ArrayReader(pieces, lambda *_: None))
+        assert [(line, number) for line, number, _ in rows] == places
 
 
 @pytest.mark.parametrize(

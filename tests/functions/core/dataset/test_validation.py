@@ -103,6 +103,15 @@ def test_a_chat_template_that_is_none_is_told_before_anything_is_spent(template)
     assert (good is not None, none) == (True, ())
 
 
+def test_elements_on_one_line_are_counted_and_named(recipe):
+    """An array as most programs write it is one line: each faulty element counts, and the first one is named."""
+    rows = [chat(question(n)) for n in range(60)]
+    for place in (6, 7, 40):
+        rows[place]["messages"].pop()
+    (fault,) = validate([in_memory(json.dumps(rows).encode(), "train.json")], recipe()).errors
+    assert (fault.line, fault.path, fault.lines, fault.count) == (1, "[6].messages[0].role", (1,), 3)
+
+
 def test_a_given_evaluation_file_is_the_hold_out_and_leaks_are_errors(recipe):
     """Rows of eval files are held out; a prompt that is also trained on is an error at the eval row's line."""
     train = in_memory(as_lines(*[chat(question(n)) for n in range(20)]), "train.jsonl")

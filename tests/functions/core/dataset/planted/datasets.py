@@ -63,6 +63,11 @@ class Entry(NamedTuple):
     count: int
 
 
+def element_of(path: str) -> str:
+    """Which element of an array on one line a path is in; empty where lines tell."""
+    return path.partition("]")[0] if path.startswith("[") else ""
+
+
 @dataclass
 class Expected:
     """What must be told, gathered in the order of reading."""
@@ -82,7 +87,8 @@ class Expected:
             return
         pattern = re.sub(r"\[\d+\]", "[*]", path)
         places = self.groups.setdefault((file, code, pattern), [])
-        if line is None or line not in {known for known, _ in places}:
+        seen = (line, element_of(path))
+        if line is None or seen not in {(known, element_of(other)) for known, other in places}:
             places.append((line, path))
 
     def see(self, form: str) -> None:
@@ -111,7 +117,7 @@ class Expected:
         for (file, code, _), places in self.groups.items():
             if self.severity[code] == severity:
                 places.sort(key=lambda place: place[0] or 0)
-                lines = tuple(line for line, _ in places if line is not None)
+                lines = tuple(dict.fromkeys(line for line, _ in places if line is not None))
                 found.append(Entry(file, places[0][0], places[0][1], code, lines, len(places)))
         return sorted(found, key=lambda e: (e.file, e.line or 0, e.code, e.path))
 
@@ -413,9 +419,10 @@ def realise(plan: Plan) -> Dataset:
         bodies[one.name], lines[one.name] = write([row.row for row in written], one.file.layout)
         if one.file.layout.bom and one.file.layout.container != "parquet":
             expected.tell("BOM", one.name, 1)
-        for row, line in zip(written, lines[one.name], strict=True):
+        for place, (row, line) in enumerate(zip(written, lines[one.name], strict=True)):
             where[one.name, line] = row.name
-            _expect_row(expected, one, row, line)
+            shares = lines[one.name].count(line) > 1
+            _expect_row(expected, one, row, line, place if shares else None)
     for code, source in leaks:
         if severity[code] != "off":
             expected.leaking.setdefault(code, set()).add((source.file, source.place))
@@ -455,9 +462,12 @@ def _named(plan: Plan) -> Iterator[_Named]:
             yield _Named(side, file.name + made.suffix, file, made)
 
 
-def _expect_row(expected: Expected, one: _Named, row: _Written, line: int) -> None:
+def _expect_row(expected: Expected, one: _Named, row: _Written, line: int, element: int | None) -> None:
     for code, path in row.told:
-        expected.tell(code, one.name, line + lines_down(row.row, one.file.layout, path), path)
+        shown = path
+        if element is not None and code not in COPIES:
+            shown = f"[{element}].{path}".rstrip(".")
+        expected.tell(code, one.name, line + lines_down(row.row, one.file.layout, path), shown)
     if row.row is None:
         return
     wrong = any(expected.severity[code] == "error" and code not in COPIES for code, _ in row.told)
