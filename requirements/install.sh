@@ -23,6 +23,7 @@ with_uv() {
     --no-deps --require-hashes "${options[@]}" -r "$lock"
 }
 
+echo "installing PyTorch, then some 200 packages: two to five minutes where nothing is cached" >&2
 # torch comes first and by name: its CPU build has a digest of its own.
 "$python" -m pip install --quiet torch==2.13.0
 if ! with_uv; then

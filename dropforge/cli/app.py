@@ -304,11 +304,12 @@ def local_up(
 
 
 @local_app.command("run")
-def local_run(
+def local_run(  # noqa: PLR0913  # one parameter an option
     paths: DataPaths,
     *,
     model: Model,
     recipe: RecipePath = None,
+    name: StdinName = None,
     fast: Annotated[bool, typer.Option("--fast", help="A tiny model: about a minute.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -319,7 +320,7 @@ def local_run(
     from dropforge.cli import local, summary
 
     terminal = Terminal(as_json=as_json)
-    found = _found(paths, recipe, None, terminal)
+    found = _found(paths, recipe, name, terminal)
     if fast and recipe is None and found.recipe is not None:
         terminal.note(
             f"--fast: {found.recipe} is written for a real model and is left out; --recipe would use it."

@@ -104,7 +104,7 @@ class Stack:
         except ClientError as error:
             raise CommandFailed(f"The stack '{name}' can't be read: {error}. {_where()}") from error
         except BotoCoreError as error:
-            raise CommandFailed(f"AWS can't be reached: {error}. {_where()}") from error
+            raise CommandFailed(f"AWS can't be reached: {str(error).rstrip('.')}. {_where()}") from error
         outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0].get("Outputs", [])}
         return cls(name, Resources.from_outputs(outputs, name))
 
