@@ -19,7 +19,7 @@ from dropforge_core.evaluation.cache import (
     recall,
     series_of,
 )
-from dropforge_core.evaluation.champion import champion_of
+from dropforge_core.evaluation.champion import Here, champion_of
 from dropforge_core.evaluation.join import REJECTED
 from dropforge_core.evaluation.prompts import SHARD_PROMPTS, Variant, generated_ids, shard_length, shards
 from dropforge_core.evaluation.rows import (
@@ -111,10 +111,8 @@ def prepare(
     recipe = Recipe.model_validate_json(bucket.read(layout.recipe))
     champion = champion_of(
         approved,
-        candidate_model_data=order.model_data,
-        base_model_prefix=order.base_model_prefix,
-        run_bucket=bucket.name,
-        exists=lambda key: bucket.head(key) is not None,
+        Here(order.model_data, order.base_model_prefix, recipe.quantization, bucket.name),
+        lambda key: bucket.head(key) is not None,
     )
     variants: tuple[Variant, ...] = (
         ("base", "champion", "candidate") if champion.model_data else ("base", "candidate")

@@ -78,6 +78,8 @@ class Provenance(Frozen):
     """By its name."""
     base_model_prefix: str
     """Where its copy lies; it ends in the revision."""
+    quantization: str = ""
+    """How it was quantised in training and while it was judged on: `nf4` or `none`."""
     training_job_name: str
     """Which made the candidate."""
     model_data: str

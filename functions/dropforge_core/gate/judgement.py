@@ -111,6 +111,7 @@ def judge(
             recipe_digest=recipe.digest,
             base_model=subject.base_model,
             base_model_prefix=setup.base_model_prefix,
+            quantization=recipe.quantization,
             training_job_name=setup.training_job_name,
             model_data=setup.model_data,
             champion_package_arn=setup.champion_package_arn,

@@ -33,6 +33,7 @@ def registration_metadata(gate: GateReport, metrics: MetricsReport, gate_digest:
         "recipe_digest": about.recipe_digest,
         "base_model": about.base_model,
         "base_model_prefix": about.base_model_prefix,
+        "quantization": about.quantization,
         "training_job": about.training_job_name,
         "training": "stopped at its cap" if gate.partial_training else "whole",
         "champion": about.champion_package_arn or "none",

@@ -2,27 +2,26 @@
 
 import pytest
 
-from dropforge_core.evaluation.champion import champion_of
+from dropforge_core.evaluation.champion import Here, champion_of
 
 BASE = "base-models/org/base/" + "0" * 40 + "/"
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:model-package/m/3"
 
 
-def package(url="s3://runs/old/model.tar.gz", base=BASE, **container):
+def package(url="s3://runs/old/model.tar.gz", base=BASE, quantization=None, **container):
+    recorded = {"base_model_prefix": base} | ({"quantization": quantization} if quantization else {})
     return {
         "ModelPackageArn": ARN,
         "InferenceSpecification": {"Containers": [{"ModelDataUrl": url, **container}]},
-        "CustomerMetadataProperties": {"base_model_prefix": base},
+        "CustomerMetadataProperties": recorded,
     }
 
 
 def champion(found, exists=True):
     return champion_of(
         found,
-        candidate_model_data="s3://runs/new/model.tar.gz",
-        base_model_prefix=BASE,
-        run_bucket="runs",
-        exists=lambda key: exists and key == "old/model.tar.gz",
+        Here("s3://runs/new/model.tar.gz", BASE, "nf4", "runs"),
+        lambda key: exists and key == "old/model.tar.gz",
     )
 
 
@@ -30,6 +29,7 @@ def test_the_approved_package_takes_part():
     """An approved package with its artifact in the run bucket and the same base model is the champion."""
     found = champion(package())
     assert (found.package_arn, found.model_data) == (ARN, "s3://runs/old/model.tar.gz")
+    assert champion(package(quantization="nf4")).model_data == found.model_data
     listed = champion(
         package(url=None, ModelDataSource={"S3DataSource": {"S3Uri": "s3://runs/old/model.tar.gz"}})
     )
@@ -45,8 +45,17 @@ def test_the_approved_package_takes_part():
         ({"ModelPackageArn": ARN}, True),
         (package(base="base-models/org/other/1/"), True),
         (package("s3://theirs/m.tar.gz"), True),
+        (package(quantization="none"), True),
     ],
-    ids=["no artifact", "not in S3", "artifact gone", "no containers", "another base", "another bucket"],
+    ids=[
+        "no artifact",
+        "not in S3",
+        "artifact gone",
+        "no containers",
+        "another base",
+        "another bucket",
+        "quantised otherwise",
+    ],
 )
 def test_a_champion_that_cannot_be_asked_is_not_forgotten(found, exists):
     """Whatever keeps an approved package from being asked: it takes no part, and the comparison stays open."""

@@ -38,6 +38,7 @@ def test_metadata_names_everything_that_was_judged(improved):
     assert len(found.metadata) <= 50
     assert all(fits(key, 128) and fits(value) for key, value in found.metadata.items())
     assert found.metadata["gate_digest"] == found.gate_digest
+    assert found.metadata["quantization"] == "nf4"
     assert found.metadata["base_model_prefix"].startswith("base-models/org/base/")
     assert float(found.metadata["base.nll_per_byte"]) > float(found.metadata["candidate.nll_per_byte"])
     assert found.metadata["champion"] == "arn:champion"
