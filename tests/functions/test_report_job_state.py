@@ -104,6 +104,16 @@ def test_an_end_that_was_cut_off_before_it_was_told_is_told(ledger, tell, publis
     assert ledger.run(RUN)["status"] == "INCONCLUSIVE"
 
 
+def test_a_second_end_is_not_taken_for_the_first(ledger, tell, published):
+    """Cancelled and told, started again, ended by its state machine, cut off before that told it: it is told as well."""
+    tell(ended("ABORTED"))
+    ledger.move(RUN, Status.TRAINING, redrive=1)
+    recorded = {"message": "better", "ended_by": "RecordOutcome", "told_end": ""}
+    ledger.move(RUN, Status.REGISTERED, recorded, redrive=1)
+    assert tell(ended("ABORTED", redrive=1)) == "closed"
+    assert [event.status for _, event in published] == ["CANCELLED", "REGISTERED"]
+
+
 def test_an_end_that_could_not_be_told_is_told_when_the_event_comes_again(ledger, tell, monkeypatch):
     """The bus failed once: the handler fails too, and its next try tells what the ledger has already."""
     seen = []

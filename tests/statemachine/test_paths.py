@@ -44,6 +44,8 @@ def test_answers_lead_along_the_path(name: str) -> None:
     recorded = story.request("RecordOutcome")["ExpressionAttributeValues"]
     assert recorded[":status"] == {"S": case.status}
     assert Status(case.status).is_terminal
+    # What ReportJobState wrote of an earlier end would be taken for this one's.
+    assert (recorded[":ended_by"], recorded[":told_end"]) == ({"S": "RecordOutcome"}, {"S": ""})
     if case.path[-1].startswith("Run"):
         event = story.request("ReportOutcome")["Entries"][0]
         assert event["Detail"]["status"] == case.status
