@@ -1,5 +1,6 @@
 """Every command in README and docs exists, with the options it is shown with."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import typer
 
 from dropforge.cli.app import app
+from dropforge_core.dataset.recipe_problems import read_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -57,6 +59,30 @@ def test_a_documented_command_exists(page, line):
 def test_the_pages_show_commands():
     """The search above finds something, so that it can fail."""
     assert len(documented()) > 20
+
+
+def blocks(kind: str) -> list[tuple[str, str]]:
+    """The fenced blocks of one language, with their pages; those of pre-commit are no recipes."""
+    found = (
+        (str(page.relative_to(ROOT)), body)
+        for page in PAGES
+        for body in re.findall(rf"```{kind}\n(.*?)```", page.read_text(), re.DOTALL)
+    )
+    return [(page, body) for page, body in found if "repos:" not in body]
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("yaml"))
+def test_a_documented_recipe_is_one(page, text):
+    """What a page shows as a recipe, or as a part of one, has no fault."""
+    recipe, problems = read_recipe(text, "base_model: org/model\n")
+    assert recipe is not None
+    assert problems == (), page
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("json"))
+def test_a_documented_json_block_is_json(page, text):
+    """What a page shows as JSON is JSON, an ellipsis in a list aside."""
+    assert isinstance(json.loads(text.replace(", ...]", "]")), dict), page
 
 
 def test_every_documented_target_exists():
