@@ -82,10 +82,14 @@ class Watched:
         ]
 
     def assert_all_money_is_settled(self, runs):
-        """Nothing is reserved any more, and the accounts hold what was spent."""
-        reservations = [json.loads(item["reservation"]) for item in self.items("RESERVATION#")]
+        """Nothing is reserved any more, and the accounts hold what was spent. A run that was cancelled is told before."""
+
+        def settled():
+            found = [json.loads(item["reservation"]) for item in self.items("RESERVATION#")]
+            return found if all(one["reserved_micro"] == 0 for one in found) else []
+
+        reservations = eventually(settled, "the settled money")
         assert len(reservations) == runs
-        assert all(one["reserved_micro"] == 0 for one in reservations)
         accounts = {int(item["taken"]) for item in self.items("SPENT#stack#")}
         assert accounts == {sum(one["spent_micro"] for one in reservations)}
 
