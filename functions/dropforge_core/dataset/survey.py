@@ -1,7 +1,9 @@
 """Everything that can be told of one part of a dataset by itself."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -150,7 +152,7 @@ class _Columns:
         if self._prompts:
             digests = np.fromiter(map(xxhash.xxh3_64_intdigest, prompts := rows.prompts()), np.uint64, count)
             empty = np.fromiter(map(len, prompts), np.uint32, count) == 0
-            columns["prompt"] = np.where(empty, np.uint64(0), digests)
+            columns["prompt"] = np.where(empty, np.uint64(0), _with_tools(digests, rows))
         if self._sketcher:
             columns |= self._sketcher.sketch(rows.asked())
         for name, values in columns.items():
@@ -161,6 +163,26 @@ class _Columns:
             # The names and types must be there for a part without rows, too.
             self.add(RowBlock.of(()), np.empty(0, np.uint64))
         return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
+
+
+class _Offered(msgspec.Struct):
+    """Of a row's other fields, the tools that its prompt offers."""
+
+    tools: msgspec.Raw = msgspec.Raw(b"")
+
+
+_offered: Final = msgspec.json.Decoder(_Offered).decode
+
+
+def _with_tools(digests: Column, rows: RowBlock) -> Column:
+    """Digests of prompts with the tools that they offer: with others another answer is right."""
+    if rows.others is None:
+        return digests
+    tools = [
+        xxhash.xxh3_64_intdigest(_offered(meta).tools) if b'"tools":' in meta else 0 for meta in rows.others
+    ]
+    offered = np.array(tools, np.uint64)
+    return np.where(offered == 0, digests, digests * np.uint64(0x9E3779B97F4A7C15) ^ offered)
 
 
 def _content(rows: RowBlock, whole: Column) -> Column:

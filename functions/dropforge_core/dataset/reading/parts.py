@@ -17,8 +17,8 @@ Reading = Literal["lines", "array", "csv", "tsv", "parquet"]
 
 BOM: Final = b"\xef\xbb\xbf"
 _WHITE: Final = b" \t\r\n"
-_HEADER_BYTES: Final = 1 << 12
-"""A longer line is no header line."""
+_HEADER: Final = re.compile(rb"""[\w\x80-\xff"' .,;\t-]{1,4096}""")
+"""Names of columns, and nothing else."""
 _INDENTED: Final = re.compile(rb'[ \t]+"')
 """How the second line of an object begins that was written for people."""
 _TELLING_BYTES: Final = 262
@@ -254,7 +254,7 @@ def _head(text: Iterator[bytes]) -> bytes | None:
 
 
 def _may_be_header(line: bytes) -> bool:
-    return len(line) <= _HEADER_BYTES and not line.startswith(b"{") and not _is_json(line)
+    return _HEADER.fullmatch(line.strip(_WHITE)) is not None and not _is_json(line)
 
 
 def _is_json(text: bytes) -> bool:

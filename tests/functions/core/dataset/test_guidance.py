@@ -86,6 +86,12 @@ def test_a_file_of_another_kind_is_one_fault_and_not_one_a_line(name, body, foun
     assert (fault.code, fault.found) == ("FILE_KIND", found)
 
 
+def test_a_comment_is_a_line_that_is_wrong_and_no_header():
+    """A first line that only speaks of columns costs itself, not the file."""
+    (fault,) = errors(b"# fields: prompt, completion\n" + as_lines({"prompt": "a", "completion": "b"}))
+    assert (fault.code, fault.line) == ("JSON_INVALID", 1)
+
+
 def test_json_in_a_table_s_name_is_told():
     """JSON Lines that is called .csv: the name is what is wrong."""
     (fault,) = errors(as_lines({"prompt": "a", "completion": "b"}), "train.csv")

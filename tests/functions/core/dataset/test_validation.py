@@ -103,6 +103,19 @@ def test_a_chat_template_that_is_none_is_told_before_anything_is_spent(template)
     assert (good is not None, none) == (True, ())
 
 
+@pytest.mark.parametrize(("names", "told"), [(("f", "g"), 0), (("f", "f"), 1)])
+def test_with_other_tools_another_answer_is_no_contradiction(recipe, names, told):
+    """Rows that teach when a tool is missing ask the same with and without it; the same tools make the same prompt."""
+    tools = [
+        [{"type": "function", "function": {"name": name, "parameters": {"a": 1, "b": 2}}}] for name in names
+    ]
+    tools[1][0]["function"]["parameters"] = {"b": 2, "a": 1}
+    rows = [{**chat("which tool", f"answer {n}"), "tools": offered} for n, offered in enumerate(tools)]
+    rows += [chat(question(n)) for n in range(20)]
+    report = validate([in_memory(as_lines(*rows))], recipe())
+    assert report.duplicates["conflicting"] == told
+
+
 def test_elements_on_one_line_are_counted_and_named(recipe):
     """An array as most programs write it is one line: each faulty element counts, and the first one is named."""
     rows = [chat(question(n)) for n in range(60)]
