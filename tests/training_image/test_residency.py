@@ -100,6 +100,19 @@ def test_a_machine_with_little_memory_keeps_the_base_packed(
     assert settle("bf16", base.causal, CPU, tight=False) == "4bit"
 
 
+def test_no_measurement_repacks_the_base(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU with AVX-512 BF16 the library would, into a form without gradients: the job trains as on any other."""
+    recipe = {**SHORT, "training": {**SHORT["training"], "steps": 4}}
+    job: dict[str, Any] = {"rows": ROWS, "holdout": HOLDOUT, "recipe": recipe, "residency": "4bit"}
+    expected = train(make_job(tmp_path / "plain", tiny_base, **job))
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    found = train(make_job(tmp_path / "newer", tiny_base, **job))
+    assert found.loss_curve == expected.loss_curve
+    assert found.eval_curve == expected.eval_curve
+
+
 def test_four_bits_of_an_unquantised_base_are_refused(tiny_base: Path) -> None:
     """Nothing is quantised behind the recipe's back."""
     base = load_base(tiny_base, "none", CPU)

@@ -188,6 +188,7 @@ def load_base(  # noqa: PLR0913  # a folder, a form, a device, and what few call
     causal = loaded.causal
     causal.requires_grad_(requires_grad=False)
     causal.eval()
+    keep_packed_form(causal)
     stops = stop_ids(causal, tokenizer)
     vocabulary = int(causal.get_input_embeddings().weight.shape[0])
     check_tokenizer(tokenizer, folder, vocabulary, manifest.name)
@@ -203,6 +204,16 @@ def _why(folder: Path, error: Exception) -> str:
     if config.is_file() and b'"auto_map"' in config.read_bytes():
         return "it needs code from its repository, which is never run here; choose a model that transformers knows"
     return f"{type(error).__name__}: {error}"
+
+
+def keep_packed_form(causal: nn.Module) -> None:
+    """Keep the library from repacking weights at the first measurement on a CPU with AVX-512 BF16.
+
+    That form is for inference alone: its product has no gradient, and training goes on after a measurement.
+    """
+    for part in causal.modules():
+        if getattr(part, "support_avx512bf16_for_cpu", False):
+            part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain attribute of Linear4bit
 
 
 def stop_ids(causal: Any, tokenizer: Any) -> frozenset[int]:
