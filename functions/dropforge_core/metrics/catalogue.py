@@ -144,29 +144,43 @@ def _pattern(source: str) -> Compare:
 
 
 _BLEU: Final = BLEU(effective_order=True)
+_CORPUS_BLEU: Final = BLEU()
 _CHRF: Final = CHRF()
+PAIRS_AT_MOST: Final = 65_536
+"""Of which n-grams are counted once only: more than the answers of three variants to any hold-out."""
 
 
 def chrf(reference: str, answer: str) -> float:
     """SacreBLEU's sentence chrF2 in 0-1."""
-    return _share(_CHRF.sentence_score(answer, [reference]).score, reference, answer)
+    return _share(_score(_CHRF, [_counts(_CHRF, reference, answer)]), reference, answer)
 
 
 def bleu(reference: str, answer: str) -> float:
     """SacreBLEU's sentence BLEU in 0-1."""
-    return _share(_BLEU.sentence_score(answer, [reference]).score, reference, answer)
+    return _share(_score(_BLEU, [_counts(_CORPUS_BLEU, reference, answer)]), reference, answer)
+
+
+@lru_cache(maxsize=PAIRS_AT_MOST)
+def _counts(metric: BLEU | CHRF, reference: str, answer: str) -> Any:
+    """What sacreBLEU counts of one pair: most of its time, which the score of a row and that of all rows share."""
+    return metric._extract_corpus_statistics([answer], [[reference]])[0]  # noqa: SLF001  # its public calls count anew each time
+
+
+def _score(metric: BLEU | CHRF, counts: list[Any]) -> float:
+    return float(metric._aggregate_and_compute(counts).score)  # noqa: SLF001  # as above
 
 
 def corpus_scores(pairs: Sequence[tuple[str, str]]) -> CorpusScores | None:
     """SacreBLEU's corpus BLEU and chrF2 of (reference, answer) pairs; None for no pairs."""
     if not pairs:
         return None
-    answers, references = [answer for _, answer in pairs], [reference for reference, _ in pairs]
-    whole, characters = BLEU(), CHRF()
+    whole, characters = (
+        _score(metric, [_counts(metric, *pair) for pair in pairs]) for metric in (_CORPUS_BLEU, _CHRF)
+    )
     return CorpusScores(
-        bleu=float(f"{whole.corpus_score(answers, [references]).score:.10g}"),
-        chrf=float(f"{characters.corpus_score(answers, [references]).score:.10g}"),
-        signatures=(f"BLEU {whole.get_signature()}", f"chrF2 {characters.get_signature()}"),
+        bleu=float(f"{whole:.10g}"),
+        chrf=float(f"{characters:.10g}"),
+        signatures=(f"BLEU {_CORPUS_BLEU.get_signature()}", f"chrF2 {_CHRF.get_signature()}"),
     )
 
 

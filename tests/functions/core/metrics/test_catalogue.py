@@ -7,6 +7,8 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from dropforge_core.metrics import REGISTRY
 from dropforge_core.metrics.catalogue import (
@@ -80,6 +82,23 @@ def test_corpus_bleu_is_of_all_answers_together():
     assert corpus_scores(pairs[::-1]) == found
     assert any("smooth:exp" in signature for signature in found.signatures)
     assert corpus_scores([]) is None
+
+
+@given(st.lists(st.tuples(st.one_of(WORDS, TEXT), st.one_of(WORDS, TEXT)), min_size=1, max_size=8))
+def test_scores_are_those_that_sacrebleu_gives(pairs):
+    """Of each row and of all rows together, whatever the texts: n-grams that are counted once give the same numbers."""
+    answers, references = [answer for _, answer in pairs], [reference for reference, _ in pairs]
+    found = corpus_scores(pairs)
+    assert found.bleu == pytest.approx(BLEU().corpus_score(answers, [references]).score)
+    assert found.chrf == pytest.approx(CHRF().corpus_score(answers, [references]).score)
+    assert all("nrefs:1" in signature for signature in found.signatures)
+    for reference, answer in pairs:
+        if reference.strip() != answer.strip():
+            alone = BLEU(effective_order=True).sentence_score(answer, [reference]).score
+            assert bleu(reference, answer) == pytest.approx(min(alone / 100, 1))
+            assert chrf(reference, answer) == pytest.approx(
+                min(CHRF().sentence_score(answer, [reference]).score / 100, 1)
+            )
 
 
 @pytest.mark.parametrize(
