@@ -96,11 +96,11 @@ def _costs(
             resources = cluster or told.get("ResourceConfig") or told.get("TransformResources") or {}
             instance_type, count = instance_of(resources)
             price = _price(kind, instance_type, catalogue) or 0.0
-            seconds = _seconds(told, _WORD[kind], until) + _warm_seconds(told, resources)
+            seconds = _seconds(told, _WORD[kind], until) + warm_seconds(told, resources)
             yield seconds / 3600 * price * count
 
 
-def _warm_seconds(told: Mapping[str, Any], resources: Mapping[str, Any]) -> float:
+def warm_seconds(told: Mapping[str, Any], resources: Mapping[str, Any]) -> float:
     """What a warm pool was billed; while SageMaker has not said, as long as it was asked for."""
     retained = told.get("WarmPoolStatus", {}).get("ResourceRetainedBillableTimeInSeconds")
     return float(resources.get("KeepAlivePeriodInSeconds", 0) if retained is None else retained)

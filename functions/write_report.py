@@ -19,6 +19,7 @@ from dropforge_core.report.documents import JobFacts
 from dropforge_core.report.measured import measurement
 from dropforge_core.report.spending import actual_cost
 from jobs import Jobs, Kind
+from money import warm_seconds
 from pricing import catalogue
 from run_documents import gather
 from runtime import Settings, instrumented, logger, now
@@ -109,5 +110,6 @@ def _job_fact(kind: str, name: str, job: Mapping[str, Any], known: Catalogue) ->
         kind=kind,
         instance_type=instance,
         billable_s=round(seconds) * count,
+        warm_s=round(warm_seconds(job, resources)) * count,
         usd_hour=known.price(instance, kind),
     )

@@ -15,10 +15,13 @@ from dropforge_core.budget import JUDGE_FIELD, Caps, reserving
 from dropforge_core.ladder import slots
 from dropforge_core.ledger import Status
 from dropforge_core.planning import load_catalogue
+from dropforge_core.planning.catalogue import ProcessingRow
 from dropforge_core.recipe import Recipe
+from dropforge_core.report.spending import job_cost
 from jobs import Jobs
 from money import cost_of_run, left_for_evaluation, reserve, settle
 from patience import TRIES, patiently
+from write_report import measured_jobs
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -276,6 +279,18 @@ def test_every_kind_of_job_counts():
     transform = found.transform_usd_hour or found.usd_hour
     expected = found.usd_hour * 7 / 6 + transform + (table.processing_price("ml.m5.xlarge") or 0.0)
     assert cost_of_run(Jobs(Described()), "r", table) == pytest.approx(expected)
+
+
+def test_the_page_and_the_caps_tell_the_same_cost():
+    """Two instances, that stayed warm, failed attempts, transform and processing: one sum, wherever it is told."""
+    table = load_catalogue()
+    row = ProcessingRow(type="ml.m5.xlarge", usd_hour=0.23, source=next(iter(table.sources)))
+    table = table.model_copy(update={"processing": (row,)})
+    warm = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2, "KeepAlivePeriodInSeconds": 900}
+    jobs = Jobs(Described(warm))
+    told = [job_cost(job) for job in measured_jobs(jobs, "r", table)]
+    assert len(told) == 4
+    assert sum(told) == pytest.approx(cost_of_run(jobs, "r", table))
 
 
 @pytest.mark.parametrize(

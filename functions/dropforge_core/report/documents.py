@@ -60,6 +60,8 @@ class JobFacts(Frozen):
     instance_type: str
     billable_s: int
     """Seconds that are billed; spot savings are in them already."""
+    warm_s: int = 0
+    """Billed seconds of instances that stayed warm after it."""
     usd_hour: float | None
     """On-demand price of the instance type; None where it is not known."""
 

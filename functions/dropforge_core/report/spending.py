@@ -9,15 +9,16 @@ def training_seconds(run: RunDocuments) -> float | None:
 
 
 def job_cost(job: JobFacts) -> float | None:
-    """US dollars of one job: billed seconds at the on-demand price. None where the price is not known.
+    """US dollars of one job with its warm instances: billed seconds at the on-demand price. None where it is not known.
 
     Savings of spot capacity are in the billed seconds already.
     """
-    return None if job.usd_hour is None else job.usd_hour * job.billable_s / 3600
+    return None if job.usd_hour is None else job.usd_hour * (job.billable_s + job.warm_s) / 3600
 
 
 def actual_cost(run: RunDocuments) -> float | None:
-    """US dollars of all jobs; None where there is none, or one has no price."""
+    """US dollars of all jobs, and of the judge's verdicts; None where there is no job, or one has no price."""
     costs = [job_cost(job) for job in run.jobs]
     known = [cost for cost in costs if cost is not None]
-    return sum(known) if known and len(known) == len(costs) else None
+    judge_usd = run.gate.judge.cost_usd if run.gate and run.gate.judge else 0.0
+    return sum(known) + judge_usd if known and len(known) == len(costs) else None

@@ -12,6 +12,7 @@ from dropforge_core.gate.slices import SliceResult
 from dropforge_core.metrics.given import JudgeFacts
 from dropforge_core.report import render
 from dropforge_core.report.charts import Measured, difference_chart, span_of
+from dropforge_core.report.spending import actual_cost
 
 
 def compared(difference, lower, upper, n=150, against="champion"):
@@ -65,6 +66,8 @@ def test_a_judge_is_told_by_what_it_preferred_and_how_sure_it_was(registered):
     part = part[: part.index("</details>")]
     assert all(told in part for told in ("amazon.nova-pro-v1:0", ">31<", "149 of 360", "$0.31"))
     assert "A judge preferred" not in with_gate(registered)
+    whole = replace(registered, gate=registered.gate.model_copy(update={"judge": facts}))
+    assert actual_cost(whole) == pytest.approx(actual_cost(registered) + 0.31)
 
 
 def test_failed_canaries_are_listed(registered):
