@@ -12,6 +12,7 @@ from dropforge.cli.check import Checked
 from dropforge.cli.console import CommandFailed, Terminal, said
 from dropforge.cli.files import DataFiles, Each, find, find_each, spooled, told_left_out
 from dropforge_core.contracts import ValidationReport
+from dropforge_core.identity import RECIPE_NAME
 from dropforge_core.model import Frozen
 
 
@@ -53,7 +54,10 @@ def run(
     """
     options = check.Options.of(asked.jobs, asked.tokenizer)
     datasets = []
-    for path, found in _found(asked):
+    asked_for = _found(asked)
+    if not asked_for:
+        terminal.note("There is no dataset beside what was named: nothing was checked.", "dim")
+    for path, found in asked_for:
         if told := told_left_out(found):
             terminal.note(told, "dim")
         with spooled(found) as kept, bar(kept.size, "checking") as shown:
@@ -65,7 +69,8 @@ def _found(asked: Asked) -> Sequence[tuple[Path | None, DataFiles]]:
     if asked.each is None:
         return [(None, find(asked.paths, recipe=asked.recipe, stdin_name=asked.stdin_name))]
     found = find_each(asked.paths, asked.each, recipe=asked.recipe)
-    if not found:
+    # A hook is given every recipe.yaml that changed, also those of other tools.
+    if not found and any(path.name != RECIPE_NAME for path in asked.paths):
         raise CommandFailed("There is no dataset in what was named.")
     return found
 
@@ -76,11 +81,11 @@ def show(datasets: Sequence[Dataset], terminal: Terminal, *, github: bool) -> No
     One dataset's document is its report. Several are `{"valid", "datasets"}`, each report with its `path`.
 
     Args:
-        datasets: at least one.
+        datasets: none where recipes were named that no data lies beside.
         terminal: where to.
         github: add workflow commands, so that faults show on a pull request's lines.
     """
-    if datasets[0].path is None:
+    if datasets and datasets[0].path is None:
         document: Any = datasets[0].report
     else:
         listed = [{"path": str(one.path), **one.report.model_dump(mode="json")} for one in datasets]

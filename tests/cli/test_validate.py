@@ -127,11 +127,14 @@ def test_every_file_is_a_dataset(dropforge, data):
 
 
 def test_a_folder_without_data_is_no_dataset(dropforge, data):
-    """Asked for every folder, a recipe with nothing beside it is told and ends with 2."""
+    """A folder without data is a mistake and ends with 2; a recipe.yaml alone, perhaps of another tool, is none."""
     (data / "notes/recipe.yaml").write_text("")
-    said = dropforge("validate", "--each", "folder", "notes/recipe.yaml")
-    assert said.code == 2
-    assert "no dataset" in said.err
+    said = dropforge("validate", "--each", "folder", "notes")
+    assert (said.code, "no dataset" in said.err) == (2, True)
+    for each in ("folder", "file"):
+        said = dropforge("validate", "--each", each, "notes/recipe.yaml", "--json")
+        assert (said.code, said.document) == (0, {"valid": True, "datasets": []})
+        assert "nothing was checked" in said.err
 
 
 def test_standard_input_is_a_dataset(dropforge, rows, monkeypatch):
