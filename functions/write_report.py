@@ -109,7 +109,8 @@ def _job_fact(kind: str, name: str, job: Mapping[str, Any], known: Catalogue) ->
         name=name,
         kind=kind,
         instance_type=instance,
-        billable_s=round(seconds) * count,
-        warm_s=round(warm_seconds(job, resources)) * count,
+        instances=count,
+        billable_s=round(seconds),
+        warm_s=round(warm_seconds(job, resources)),
         usd_hour=known.price(instance, kind),
     )

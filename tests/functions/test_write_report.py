@@ -26,6 +26,7 @@ from dropforge_core.layout import PRICES, RunLayout
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Measurement, read_speeds
 from dropforge_core.planning.catalogue import ProcessingRow, load_catalogue
 from dropforge_core.report.documents import summary_keys, training_summary
+from dropforge_core.report.spending import job_cost
 
 RUN = "c" * 26
 LAYOUT = RunLayout(run_id=RUN)
@@ -161,14 +162,15 @@ class FakeJobs:
 
 
 def test_every_attempt_was_billed():
-    """All attempts count, oldest first, times their instances; a type without a price has none."""
+    """All attempts count, oldest first, each instance of theirs; a type without a price has none."""
     found = list(write_report.measured_jobs(FakeJobs(), RUN, KNOWN))
-    assert [(job.kind, job.name, job.billable_s) for job in found] == [
-        ("caching", "m-b1", 120),
-        ("training", "m-t1", 0),
-        ("training", "m-t2", 3600),
-        ("evaluation", "m-e1", 1800),
+    assert [(job.kind, job.name, job.billable_s, job.instances) for job in found] == [
+        ("caching", "m-b1", 120, 1),
+        ("training", "m-t1", 0, 1),
+        ("training", "m-t2", 1800, 2),
+        ("evaluation", "m-e1", 1800, 1),
     ]
+    assert job_cost(found[2]) == pytest.approx(found[2].usd_hour)
     assert found[0].usd_hour == 0.25
     assert found[2].usd_hour > 0
     assert found[3].usd_hour is None

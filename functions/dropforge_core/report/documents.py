@@ -58,12 +58,13 @@ class JobFacts(Frozen):
     kind: str
     """`caching`, `training` or `evaluation`."""
     instance_type: str
+    instances: int = 1
     billable_s: int
-    """Seconds that are billed; spot savings are in them already."""
+    """Seconds that are billed for each instance; spot savings are in them already."""
     warm_s: int = 0
-    """Billed seconds of instances that stayed warm after it."""
+    """Billed seconds in which each stayed warm after it."""
     usd_hour: float | None
-    """On-demand price of the instance type; None where it is not known."""
+    """On-demand price of one instance; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Final
 from dropforge_core.contracts import Forecast, Interval, Problem
 from dropforge_core.planning.duration import scaled
 from dropforge_core.report.charts import loss_chart
-from dropforge_core.report.documents import RunDocuments
+from dropforge_core.report.documents import JobFacts, RunDocuments
 from dropforge_core.report.faults import problems_table
 from dropforge_core.report.figures import DASH, duration, money, number, plural, size
 from dropforge_core.report.markup import Markup, tag
@@ -140,7 +140,7 @@ def plan_section(run: RunDocuments) -> Markup:
         ),
     ]
     jobs = [
-        (job.kind, tag("code", job.name), job.instance_type, duration(job.billable_s), money(job_cost(job)))
+        (job.kind, tag("code", job.name), _machines(job), duration(job.billable_s), money(job_cost(job)))
         for job in run.jobs
     ]
     options = [
@@ -179,6 +179,10 @@ def plan_section(run: RunDocuments) -> Markup:
             class_="muted",
         ),
     )
+
+
+def _machines(job: JobFacts) -> str:
+    return job.instance_type if job.instances == 1 else f"{job.instances} {job.instance_type}"
 
 
 def _phases(run: RunDocuments) -> list[tuple[str, str, str]]:

@@ -13,7 +13,8 @@ def job_cost(job: JobFacts) -> float | None:
 
     Savings of spot capacity are in the billed seconds already.
     """
-    return None if job.usd_hour is None else job.usd_hour * (job.billable_s + job.warm_s) / 3600
+    hours = (job.billable_s + job.warm_s) / 3600 * job.instances
+    return None if job.usd_hour is None else job.usd_hour * hours
 
 
 def actual_cost(run: RunDocuments) -> float | None:
