@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ from dropforge_core.dataset.codes import CODES, Severity
 from dropforge_core.dataset.faults import Fault
 from dropforge_core.dataset.reading.shapes import element_of, line_of
 from dropforge_core.recipe import DatasetRules
+
+DATASET: Final = "(dataset)"
+"""Stands for the file where a problem is of all files together."""
 
 MAX_LINES: Final = 10_000
 """Lines that one entry lists; its `count` is true beyond them."""
@@ -76,6 +80,7 @@ class Entry:
             self.others[worded] = line, found
 
 
+@lru_cache(maxsize=4096)
 def _wording(found: str) -> str:
     return _NUMBER.sub("0", found)
 
@@ -188,7 +193,7 @@ class Notes:
             return
         self._seen.add(key)
         entry = self.tally.entries.get(key)
-        is_listed = entry is not None and entry.lines[-1:] == array("Q", [line])
+        is_listed = entry is not None and len(entry.lines) > 0 and entry.lines[-1] == line
         self.tally.note(key, line, fault, () if is_listed else (line,), 1)
 
 
@@ -235,8 +240,9 @@ class Problems:
         return counted + sum(problem.count for problem in self._ready)
 
     def listed(self, severity: Severity) -> tuple[Problem, ...]:
-        """Entries of one severity by file, first line and code."""
-        return tuple(sorted(self._of(severity), key=lambda p: (p.file, p.line or 0, p.code, p.path)))
+        """Entries of one severity by file, first line and code; what is of all files, and often follows, comes last."""
+        found = self._of(severity)
+        return tuple(sorted(found, key=lambda p: (p.file == DATASET, p.file, p.line or 0, p.code, p.path)))
 
     def _of(self, severity: Severity) -> Iterator[Problem]:
         yield from (problem for problem in self._ready if CODES[problem.code].severity == severity)

@@ -21,16 +21,13 @@ from dropforge_core.dataset.likeness.cutting import LEFT_OUT, Cut, cut
 from dropforge_core.dataset.likeness.nearness import Pairs, near_pairs
 from dropforge_core.dataset.likeness.repeats import conflicts, leaks, repeats
 from dropforge_core.dataset.outline import HEAD_BYTES, Outline
-from dropforge_core.dataset.problems import MAX_LINES, Problems, severities
+from dropforge_core.dataset.problems import DATASET, MAX_LINES, Problems, severities
 from dropforge_core.dataset.reading.parts import Part
 from dropforge_core.dataset.tokens import TallyState, TokenTally
 from dropforge_core.gate.sampling import rows_needed
 from dropforge_core.recipe import DatasetRules, Evaluation, Gate, Recipe
 
 _NONE: Final = np.empty(0, np.uint32)
-
-_DATASET: Final = "(dataset)"
-"""Stands for the file where a problem is of all files together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class _Reducer:
         chosen = self._cut(groups)
         chosen.leave_out(copies[0])
         for fault in (*self._balance.faults(self._rules), *self._languages.faults(self._rules)):
-            self._add(_DATASET, fault)
+            self._add(DATASET, fault)
         self._excuse_dropped()
         # Of rows, which several to a line are in an array; problems count lines.
         told = {
@@ -152,10 +149,10 @@ class _Reducer:
 
     def _file_faults(self) -> None:
         if not self._outline.files:
-            self._add(_DATASET, Fault("FILE_NONE", "", "no data file"))
+            self._add(DATASET, Fault("FILE_NONE", "", "no data file"))
         if self._outline.shapeless:
             found = f"no row of a known format in the first {HEAD_BYTES >> 20} MiB"
-            self._add(_DATASET, Fault("FORMAT_UNKNOWN", "", found))
+            self._add(DATASET, Fault("FORMAT_UNKNOWN", "", found))
         for file in self._outline.files:
             if file.fault is not None:
                 self._problems.add(file.name, file.fault, () if file.line is None else (file.line,))
@@ -199,15 +196,15 @@ class _Reducer:
         valid = self._columns.rows
         if valid < self._rules.min_rows:
             found = f"{valid} valid of {self._rows} rows"
-            self._add(_DATASET, Fault("ROWS_TOO_FEW", "", found, f"at least {self._rules.min_rows}"))
+            self._add(DATASET, Fault("ROWS_TOO_FEW", "", found, f"at least {self._rules.min_rows}"))
         if valid > self._rules.max_rows:
             wanted = f"at most {self._rules.max_rows:,}"
-            self._add(_DATASET, Fault("ROWS_TOO_MANY", "", f"{valid:,} rows", wanted))
+            self._add(DATASET, Fault("ROWS_TOO_MANY", "", f"{valid:,} rows", wanted))
         sides = set(self._outline.sides)
         present = set(np.unique(self._columns.sides).tolist())
         for side, number, code in (("eval", EVAL, "EVAL_EMPTY"), ("train", TRAIN, "TRAIN_EMPTY")):
             if valid and number not in present and (side in sides or side == "train"):
-                self._add(_DATASET, Fault(code, "", "none"))
+                self._add(DATASET, Fault(code, "", "none"))
 
     def _check_method(self) -> None:
         form = self._outline.form
@@ -215,9 +212,9 @@ class _Reducer:
             return
         pairs = form == "preference"
         if self._recipe.method == "dpo" and not pairs:
-            self._add(_DATASET, Fault("METHOD_FORMAT", "", f"method dpo and rows of format '{form}'"))
+            self._add(DATASET, Fault("METHOD_FORMAT", "", f"method dpo and rows of format '{form}'"))
         if self._recipe.method == "sft" and pairs:
-            self._add(_DATASET, Fault("PREFERENCE_UNUSED", "", "method sft and preference pairs"))
+            self._add(DATASET, Fault("PREFERENCE_UNUSED", "", "method sft and preference pairs"))
 
     def _check_repetition(self) -> tuple[Rows, Rows]:
         found = repeats(self._columns)
@@ -271,7 +268,7 @@ class _Reducer:
                 "prompt": "rows that nearly all resemble one another",
                 "row": "rows of nearly one prompt",
             }
-            self._add(_DATASET, Fault("HOLDOUT_BY_ROW", "", f"{kinds[chosen.basis]}, numbers aside"))
+            self._add(DATASET, Fault("HOLDOUT_BY_ROW", "", f"{kinds[chosen.basis]}, numbers aside"))
         return chosen
 
     def _excuse_dropped(self) -> None:
@@ -281,13 +278,11 @@ class _Reducer:
         share = self._faulty / self._rows
         if share > self._rules.max_dropped_share:
             found = f"{self._faulty:,} faulty rows of {self._rows:,} ({share:.2%})"
-            self._add(
-                _DATASET, Fault("DROP_LIMIT", "", found, f"at most {self._rules.max_dropped_share:.2%}")
-            )
+            self._add(DATASET, Fault("DROP_LIMIT", "", found, f"at most {self._rules.max_dropped_share:.2%}"))
             return
         self._problems.excuse_rows()
         found = f"{self._faulty:,} of {self._rows:,} rows dropped ({share:.2%})"
-        self._add(_DATASET, Fault("ROWS_DROPPED", "", found))
+        self._add(DATASET, Fault("ROWS_DROPPED", "", found))
 
     def _report(self, chosen: Cut, told: dict[str, dict[str, int]]) -> ValidationReport:
         problems = self._problems

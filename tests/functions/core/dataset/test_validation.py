@@ -116,6 +116,12 @@ def test_with_other_tools_another_answer_is_no_contradiction(recipe, names, told
     assert report.duplicates["conflicting"] == told
 
 
+def test_the_cause_is_told_before_what_follows(recipe):
+    """The first fault, which messages quote, is one of a file: too few rows are left because of it."""
+    report = validate([in_memory(b"{\n")], recipe(dataset={"min_rows": 5}))
+    assert [p.code for p in report.errors] == ["JSON_INVALID", "ROWS_TOO_FEW"]
+
+
 def test_elements_on_one_line_are_counted_and_named(recipe):
     """An array as most programs write it is one line: each faulty element counts, and the first one is named."""
     rows = [chat(question(n)) for n in range(60)]

@@ -119,7 +119,7 @@ class Expected:
                 places.sort(key=lambda place: place[0] or 0)
                 lines = tuple(dict.fromkeys(line for line, _ in places if line is not None))
                 found.append(Entry(file, places[0][0], places[0][1], code, lines, len(places)))
-        return sorted(found, key=lambda e: (e.file, e.line or 0, e.code, e.path))
+        return sorted(found, key=lambda e: (e.file == DATASET, e.file, e.line or 0, e.code, e.path))
 
     @property
     def error_count(self) -> int:
