@@ -439,6 +439,26 @@ def report(
 
 
 @app.command()
+def fetch(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; .dropforge/models/RUN otherwise.")
+    ] = None,
+    stack: StackName = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Fetch the adapter that a run trained."""
+    from dropforge.cli import model
+
+    found = Stack.find(stack)
+    record = found.resolve(run)
+    fetched = model.fetch_model(found, record, out)
+    if fetched is None:
+        raise CommandFailed(f"The run {record.run_id} has trained nothing.", INVALID)
+    Terminal(as_json=as_json).result(fetched, fetched.path)
+
+
+@app.command()
 def cancel(run: Run, stack: StackName = DEFAULT_NAME, as_json: Json = False) -> None:
     """Stop a run and its jobs."""
     from dropforge.cli import act

@@ -16,6 +16,7 @@ from dropforge.cli.console import OK, RUN_FAILED, CommandFailed, Terminal
 from dropforge.cli.files import DataFiles
 from dropforge.cli.follow import follow
 from dropforge.cli.interrupt import interruptible
+from dropforge.cli.model import fetch_model
 from dropforge.cli.stack import DEFAULT_NAME, Stack
 from dropforge.cli.summary import RunSummary, download_report, read_summary
 from dropforge.cli.upload import plan_upload, upload
@@ -204,9 +205,12 @@ def run(found: DataFiles, *, model: str, fast: bool, terminal: Terminal) -> RunS
         last = follow(stack, started.run_id, terminal)
         summary = read_summary(stack, last.run)
         report = download_report(stack, last.run)
+        # What was judged is whole; a run that failed may have left anything.
+        fetched = fetch_model(stack, last.run) if summary.gate else None
         return summary.model_copy(
             update={
                 "report_path": str(report) if report else None,
+                "model_path": fetched.path if fetched else None,
                 "is_over": True,
                 "emails": tuple(subjects(running.outbox)),
                 "cause": last.cause if last.is_lost else "",

@@ -54,6 +54,8 @@ class RunSummary(Frozen):
     gate: GateReport | None = None
     examples: ExampleAnswers | None = None
     report_path: str | None = None
+    model_path: str | None = None
+    """Where the adapter was unpacked."""
     emails: tuple[str, ...] = ()
     """Subjects of the e-mails that the local AWS kept."""
     is_over: bool = False
@@ -226,6 +228,7 @@ def _facts(summary: RunSummary) -> Table:
     rows += (
         [("report", summary.report_path or run.report_uri)] if summary.report_path or run.report_uri else []
     )
+    rows += [("adapter", summary.model_path)] if summary.model_path else []
     rows += [("e-mail", subject) for subject in summary.emails]
     step = "" if summary.is_over or summary.report_path else next_step(run.status, run.run_id)
     if step:

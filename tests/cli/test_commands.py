@@ -1,6 +1,10 @@
 """Commands as they are typed: exit status, one JSON document on stdout, words on stderr."""
 
+import hashlib
+import io
 import json
+import tarfile
+import time
 from types import SimpleNamespace
 
 import boto3
@@ -228,6 +232,63 @@ def test_report_is_fetched(dropforge, world, tmp_path):
     said = dropforge("report", RUN, "--out", tmp_path, "--json")
     assert said.document["path"] == str(tmp_path / "index.html")
     assert (tmp_path / "index.html").read_bytes() == b"<html>"
+
+
+def artifact(weights, digest=None):
+    """A model.tar.gz as training leaves it."""
+    manifest = {
+        "base_model": {"name": "org/name", "revision": "c" * 40},
+        "quantization": "nf4",
+        "files": {"adapter_model.safetensors": digest or hashlib.sha256(weights).hexdigest()},
+    }
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, body in {
+            "adapter_model.safetensors": weights,
+            "manifest.json": json.dumps(manifest).encode(),
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+    return packed.getvalue()
+
+
+def test_the_adapter_is_fetched(dropforge, world, tmp_path, monkeypatch):
+    """The last training's adapter is unpacked with what it belongs to; a second time it takes the first one's place."""
+    monkeypatch.chdir(tmp_path)
+    world.run()
+    assert dropforge("fetch", RUN).code == 1
+    for attempt, weights in ((1, b"first"), (2, b"second")):
+        key = f"runs/{RUN}/training/output/m-{RUN}-t{attempt}/output/model.tar.gz"
+        # S3 tells when an object came to the second.
+        time.sleep(1.1 * (attempt - 1))
+        world.s3.put_object(Bucket="runs", Key=key, Body=artifact(weights))
+    for _ in range(2):
+        said = dropforge("fetch", RUN, "--json")
+        assert said.document == {
+            "run_id": RUN,
+            "path": f".dropforge/models/{RUN}",
+            "base_model": "org/name",
+            "revision": "c" * 40,
+            "quantization": "nf4",
+        }
+        assert (tmp_path / said.document["path"] / "adapter_model.safetensors").read_bytes() == b"second"
+    assert [found.name for found in (tmp_path / ".dropforge" / "models").iterdir()] == [RUN]
+
+
+def test_an_adapter_takes_no_other_files_place(dropforge, world, tmp_path):
+    """A folder with something in it stays as it is, and what was altered on the way leaves nothing behind."""
+    world.run()
+    key = f"runs/{RUN}/training/output/m-{RUN}-t1/output/model.tar.gz"
+    world.s3.put_object(Bucket="runs", Key=key, Body=artifact(b"weights", "0" * 64))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text("mine")
+    assert dropforge("fetch", RUN, "--out", tmp_path / "mine").code == 2
+    assert (tmp_path / "mine" / "manifest.json").read_text() == "mine"
+    said = dropforge("fetch", RUN, "--out", tmp_path / "new")
+    assert said.code == 5
+    assert "adapter_model.safetensors of the artifact is not what its manifest says" in said.err
+    assert [found.name for found in tmp_path.glob("[!.]*")] == ["mine"]
 
 
 def test_cancel_stops_the_execution(dropforge, world):

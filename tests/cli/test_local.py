@@ -131,6 +131,28 @@ def test_a_plain_upload_ends_registered(registered):
     assert "<html" in (ROOT / summary["report_path"]).read_text()[:200].lower()
 
 
+def test_what_was_trained_is_fetched_and_answers(up, env, registered, tmp_path):
+    """The adapter goes onto its base with PEFT alone, as the page on using a model shows."""
+    said = call(
+        "dropforge", "fetch", registered[1]["run"]["run_id"], "--out", tmp_path / "model", "--json", env=env
+    )
+    fetched = json.loads(said.stdout)
+    base = tmp_path / "base"
+    source = f"s3://{up[1]['buckets']['runs']}/base-models/{fetched['base_model']}/{fetched['revision']}/"
+    assert call("aws", "s3", "cp", "--recursive", "--quiet", source, base, env=env).returncode == 0
+    script = (
+        "import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "base = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "model = PeftModel.from_pretrained(base, sys.argv[2])\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "asked = [{'role': 'user', 'content': '12 Main St'}]\n"
+        "tokens = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors='pt', return_dict=True)\n"
+        "print(model.generate(**tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens['input_ids'].shape[1])\n"
+    )
+    answered = call("python", "-c", script, base, fetched["path"])
+    assert answered.stdout.strip().endswith("True"), answered.stderr[-2000:]
+
+
 def test_the_plain_aws_command_line_shows_it(up, env, registered):
     """Executions, packages, ledger and logs are where AWS has them."""
     machine = up[1]["state_machine"]
