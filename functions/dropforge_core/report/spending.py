@@ -18,8 +18,11 @@ def job_cost(job: JobFacts) -> float | None:
 
 
 def actual_cost(run: RunDocuments) -> float | None:
-    """US dollars of all jobs, and of the judge's verdicts; None where there is no job, or one has no price."""
-    costs = [job_cost(job) for job in run.jobs]
+    """US dollars of all jobs, and of the judge's verdicts; None where there is no job, or one has no price.
+
+    The table that ships has no price for fetching a base model; without one that job is left out, as the caps do.
+    """
+    costs = [job_cost(job) for job in run.jobs if job.usd_hour is not None or job.kind != "caching"]
     known = [cost for cost in costs if cost is not None]
     judge_usd = run.gate.judge.cost_usd if run.gate and run.gate.judge else 0.0
     return sum(known) + judge_usd if known and len(known) == len(costs) else None

@@ -70,6 +70,15 @@ def test_a_judge_is_told_by_what_it_preferred_and_how_sure_it_was(registered):
     assert actual_cost(whole) == pytest.approx(actual_cost(registered) + 0.31)
 
 
+def test_a_fetched_base_model_without_a_price_hides_no_cost(registered):
+    """The job that fetches a base model has no price in the table that ships; the other jobs' cost is told all the same."""
+    fetched = registered.jobs[0].model_copy(update={"kind": "caching", "usd_hour": None})
+    whole = replace(registered, jobs=(fetched, *registered.jobs))
+    assert actual_cost(whole) == actual_cost(registered)
+    unpriced = registered.jobs[0].model_copy(update={"usd_hour": None})
+    assert actual_cost(replace(registered, jobs=(unpriced, *registered.jobs))) is None
+
+
 def test_failed_canaries_are_listed(registered):
     """Row, reason, and whether it was wrong before: without the answer's text."""
     canaries = Canaries(
