@@ -8,7 +8,9 @@ from dropforge_core.model import Frozen
 
 _STEP: Final = re.compile(r"(?:^|\s)step=(\d+)/(\d+)(?:\s|$)")
 _NUMBER: Final = re.compile(r"(?:^|\s)([a-z_]+)=([-+]?[0-9.]+(?:[eE][-+]?\d+)?)(?=\s|$)")
-_COUNT: Final = re.compile(r"(?:^|\s)(answered|fetched|copied)=(\d+)/(\d+)(?:\s|$)")
+_COUNT: Final = re.compile(r"(?:^|\s)files=(\d+)/(\d+)(?:\s|$)")
+_ANSWERED: Final = re.compile(r"(?:^|\s)answered=(\d{1,9})(?:\s|$)")
+"""Of one request; how many prompts there are in all, the server of a transform job does not know."""
 
 
 class TrainingProgress(Frozen):
@@ -34,7 +36,7 @@ class JobProgress(Frozen):
     training: TrainingProgress | None = None
     done: int = 0
     total: int = 0
-    """Prompts answered, or parts of a base model copied."""
+    """Prompts answered, or files of a base model copied."""
 
     def after(self, lines: Iterable[str]) -> "JobProgress":
         """The progress once these lines are read; lines that say nothing are passed over."""
@@ -49,5 +51,7 @@ class JobProgress(Frozen):
                 }
                 training = known.model_copy(update={"step": int(step[1]), "steps": int(step[2]), **figures})
             elif count := _COUNT.search(line):
-                done, total = int(count[2]), int(count[3])
+                done, total = int(count[1]), int(count[2])
+            elif answered := _ANSWERED.search(line):
+                done += int(answered[1])
         return JobProgress(training=training, done=done, total=total)

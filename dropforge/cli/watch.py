@@ -166,6 +166,15 @@ class Watcher:
             self._tail = (job, LogTail(GROUPS[status], job))
             self._progress = JobProgress()
         self._progress = self._progress.after(self._tail[1].lines())
+        if status is Status.EVALUATING:
+            prompts = self._prompts()
+            done = min(self._progress.done, prompts)
+            self._progress = self._progress.model_copy(update={"done": done, "total": prompts})
+
+    def _prompts(self) -> int:
+        """What the transform job is asked; 0 where that is not known."""
+        setup = self._stack.document(self._layout.evaluation_setup) or {}
+        return int(setup.get("prompts", 0))
 
     def _job(self, run: RunRecord, status: Status | None) -> str | None:
         """The name, or the beginning of the names, of the job that is at work."""

@@ -1,5 +1,7 @@
 """Log lines of jobs become progress, and nothing in a log can break the follower."""
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,12 +28,20 @@ def test_held_out_loss_joins_the_step_before() -> None:
 
 
 def test_counts_of_other_jobs() -> None:
-    """Answered prompts and copied parts are progress of the jobs that have no steps."""
-    assert JobProgress().after(["answered=12/50", "copied=3/4 model.safetensors"]).done == 3
-    assert JobProgress().after(["answered=12/50"]).total == 50
+    """Answered prompts and copied files are progress of the jobs that have no steps."""
+    copied = JobProgress().after(["file=model.safetensors bytes=9 files=3/4"])
+    assert (copied.done, copied.total) == (3, 4)
+    assert JobProgress().after(["answered=12", "noise", "2026-11-21 answered=38"]).done == 50
 
 
-@given(st.lists(st.text() | st.sampled_from([LINE, "answered=1/2", "step=1/0", "loss=nan step=3/9"])))
+def test_the_image_writes_what_is_read() -> None:
+    """The words by which other jobs tell how far they are stand in the image's code."""
+    tuner = Path(__file__).parents[2] / "training_image" / "tuner"
+    assert 'f"answered={' in (tuner / "answering.py").read_text()
+    assert "files={number}/{" in (tuner / "cache_base_model.py").read_text()
+
+
+@given(st.lists(st.text() | st.sampled_from([LINE, "answered=2", "step=1/0", "loss=nan step=3/9"])))
 def test_any_log_is_survived(lines: list[str]) -> None:
     """Whatever a job prints, shares stay between 0 and 1."""
     training = JobProgress().after(lines).training

@@ -78,10 +78,13 @@ def test_evaluation_is_read_over_all_attempts(world):
     """The transform's second attempt has another name and is read all the same."""
     world.run(status="EVALUATING")
     world.execution()
-    world.document("evaluation_setup", {"job_name": "support-bot-x-e1"})
-    world.log("/aws/sagemaker/TransformJobs", "support-bot-x-e1/a", "answered=9/10")
-    world.log("/aws/sagemaker/TransformJobs", "support-bot-x-e2/a", "answered=4/10")
-    assert Watcher(Stack.find("dropforge"), RUN).look().progress.done == 4
+    world.document("evaluation_setup", {"job_name": "support-bot-x-e1", "prompts": 100})
+    watcher = Watcher(Stack.find("dropforge"), RUN)
+    world.log("/aws/sagemaker/TransformJobs", "support-bot-x-e1/a", "answered=9", "answered=12")
+    first = watcher.look().progress
+    world.log("/aws/sagemaker/TransformJobs", "support-bot-x-e2/a", "answered=40", "answered=60")
+    second = watcher.look().progress
+    assert [(found.done, found.total) for found in (first, second)] == [(21, 100), (100, 100)]
 
 
 def test_a_terminal_ledger_ends_the_watch(world, clock):
