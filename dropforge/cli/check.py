@@ -19,6 +19,7 @@ from dropforge.cli.learned import Learned
 from dropforge.cli.parallel import PARALLEL_FROM, Meter, Workers, cores, part_size
 from dropforge.cli.summary import faults
 from dropforge.cli.tokenizer import lengths
+from dropforge_core.budget import allowed_only
 from dropforge_core.contracts import Plan, Problem, ValidationReport
 from dropforge_core.dataset.outline import PART_BYTES
 from dropforge_core.dataset.reading.parts import Part
@@ -182,7 +183,7 @@ def forecast(
     Args:
         found: the dataset's files, standard input not among them.
         base_config: the base model's config.json, or the folder that holds it; None looks where the recipe says.
-        by: GPUs, prices and measured speeds.
+        by: GPUs, prices, measured speeds, and which instance types are allowed.
         bar: told bytes as they are read.
         note: told what a person should know of the choices made.
 
@@ -196,9 +197,10 @@ def forecast(
             f"There is nothing to plan: {report.error_count} faults. `dropforge validate` lists them.", 1
         )
     source, shape = base.find(checked.recipe.base_model, base_config, note)
+    recipe, refused = allowed_only(checked.recipe, by.allowed)
     try:
         made = plan(
-            recipe=checked.recipe,
+            recipe=recipe,
             dataset=facts,
             shape=shape,
             base=source,
@@ -209,7 +211,9 @@ def forecast(
         )
     except BaseModelUnsuitable as error:
         raise CommandFailed(str(error), 1) from error
-    lines = arithmetic(made, recipe=checked.recipe, dataset=facts, shape=shape, catalogue=by.table)
+    if refused:
+        made = made.model_copy(update={"fits": False, "within_budget": False, "reason": refused})
+    lines = arithmetic(made, recipe=recipe, dataset=facts, shape=shape, catalogue=by.table)
     return Planned(plan=made, why=lines)
 
 

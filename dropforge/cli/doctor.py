@@ -49,11 +49,10 @@ class Deployed(Frozen):
     def read(cls, stack: Stack) -> "Deployed":
         """From CloudFormation."""
         client = aws.client("cloudformation")
-        told = client.describe_stacks(StackName=stack.name)["Stacks"][0].get("Parameters", [])
         pages = client.get_paginator("list_stack_resources").paginate(StackName=stack.name)
         return cls(
             region=client.meta.region_name,
-            parameters={p["ParameterKey"]: p.get("ParameterValue", "") for p in told},
+            parameters=stack.parameters,
             resources={
                 r["LogicalResourceId"]: r["PhysicalResourceId"]
                 for page in pages

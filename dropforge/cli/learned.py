@@ -1,4 +1,4 @@
-"""What a deployed stack plans by: the speeds of its finished runs, and the prices of its region."""
+"""What a deployed stack plans by: speeds of its finished runs, its region's prices, the instance types it allows."""
 
 from collections.abc import Callable
 from datetime import date
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from dropforge.cli.console import USAGE, CommandFailed
 from dropforge.cli.stack import Stack
 from dropforge_core.aws import ObjectVanished
+from dropforge_core.budget import type_names
 from dropforge_core.layout import PRICES
 from dropforge_core.model import Frozen
 from dropforge_core.planning.calibration import SPEEDS_NOTE, Speed, read_speeds
@@ -26,6 +27,8 @@ class Learned(Frozen):
     table: Catalogue
     """Without prices that are too old to be believed."""
     speeds: tuple[Speed, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Instance types; none where every type is."""
 
 
 def shipped(today: date) -> Learned:
@@ -55,7 +58,11 @@ def learned(stack: Stack, today: date, note: Callable[[str], None]) -> Learned:
         raise CommandFailed(f"What the stack '{stack.name}' learned can't be read: {error}", USAGE) from error
     own = "its region's prices" if table else "the prices that ship"
     note(f"Planned by the speeds of {len(speeds)} finished runs of the stack '{stack.name}', and {own}.")
-    return Learned(table=(table or load_catalogue()).believed(today), speeds=speeds)
+    return Learned(
+        table=(table or load_catalogue()).believed(today),
+        speeds=speeds,
+        allowed=type_names(stack.parameters.get("AllowedInstanceTypes", "")),
+    )
 
 
 def _prices(stack: Stack) -> Catalogue | None:

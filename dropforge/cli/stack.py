@@ -85,9 +85,11 @@ class RunRecord(Tolerant):
 class Stack:
     """A deployed stack, in the cloud or on this machine."""
 
-    def __init__(self, name: str, resources: Resources) -> None:
+    def __init__(self, name: str, resources: Resources, parameters: Mapping[str, str]) -> None:
         self.name = name
         self.resources = resources
+        self.parameters = parameters
+        """What it was deployed with."""
         self.ledger = aws.Ledger(resources.run_table)
         self.datasets = aws.Bucket(resources.dataset_bucket)
         self.runs_bucket = aws.Bucket(resources.run_bucket)
@@ -106,7 +108,8 @@ class Stack:
         except BotoCoreError as error:
             raise CommandFailed(f"AWS can't be reached: {str(error).rstrip('.')}. {_where()}") from error
         outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0].get("Outputs", [])}
-        return cls(name, Resources.from_outputs(outputs, name))
+        parameters = {p["ParameterKey"]: p.get("ParameterValue", "") for p in stacks[0].get("Parameters", [])}
+        return cls(name, Resources.from_outputs(outputs, name), parameters)
 
     def records(self, model: str | None = None) -> list[RunRecord]:
         """All runs, or those of one model, newest first."""

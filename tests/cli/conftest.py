@@ -80,10 +80,20 @@ class World:
             "ImageUri": f"{ACCOUNT}.dkr.ecr.{region}.amazonaws.com/dropforge:1",
         }
         template = {
+            "Parameters": {"AllowedInstanceTypes": {"Type": "String", "Default": ""}},
             "Resources": {"Queue": {"Type": "AWS::SQS::Queue"}},
             "Outputs": {name: {"Value": value} for name, value in outputs.items()},
         }
-        boto3.client("cloudformation").create_stack(StackName="dropforge", TemplateBody=json.dumps(template))
+        self._template = json.dumps(template)
+        boto3.client("cloudformation").create_stack(StackName="dropforge", TemplateBody=self._template)
+
+    def deploy(self, **parameters: str) -> None:
+        """The stack once more, with other parameters."""
+        boto3.client("cloudformation").update_stack(
+            StackName="dropforge",
+            TemplateBody=self._template,
+            Parameters=[{"ParameterKey": name, "ParameterValue": text} for name, text in parameters.items()],
+        )
 
     def run(self, run_id: str = RUN, status: str = "TRAINING", **fields: str) -> None:
         """A run's item, as the pipeline leaves it."""

@@ -122,3 +122,26 @@ def test_a_plan_goes_by_what_the_stack_s_runs_taught(world, dropforge, rows, tmp
     broken = dropforge("plan", rows, *options, "--stack", "dropforge")
     assert broken.code == 2
     assert "another version" in broken.err
+
+
+def test_a_plan_goes_by_what_the_stack_allows(world, dropforge, rows, tmp_path):
+    """Types that the stack does not take are not weighed; where none of the recipe's is left, that is why it can't run."""
+    config, recipe = tmp_path / "config.json", tmp_path / "recipe.yaml"
+    config.write_text(json.dumps(LLAMA))
+    recipe.write_text("base_model: org/name\ncompute: {instance_types: [ml.g5.xlarge, ml.g6.xlarge]}\n")
+    asked = ("plan", rows, "--recipe", recipe, "--base-config", config, "--stack", "dropforge", "--json")
+    weighed = [option["instance_type"] for option in dropforge(*asked).document["options"]]
+    assert weighed == ["ml.g5.xlarge", "ml.g6.xlarge"]
+    world.deploy(AllowedInstanceTypes="ml.g6.xlarge, ml.p4d.24xlarge")
+    said = dropforge(*asked)
+    assert (said.code, [option["instance_type"] for option in said.document["options"]]) == (
+        0,
+        ["ml.g6.xlarge"],
+    )
+    world.deploy(AllowedInstanceTypes="ml.p4d.24xlarge")
+    said = dropforge(*asked)
+    assert said.code == 1
+    assert (
+        "None of the recipe's compute.instance_types (ml.g5.xlarge, ml.g6.xlarge) is allowed"
+        in said.document["reason"]
+    )
