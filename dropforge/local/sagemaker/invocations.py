@@ -15,6 +15,11 @@ _PING_TIMEOUT_S = 2.0
 class InvocationFailed(Exception):
     """The server's last word on one body: an HTTP status, or why there was none."""
 
+    def __init__(self, fault: str, *, answered: bool) -> None:
+        super().__init__(fault)
+        self.answered = answered
+        """Whether there was an HTTP status."""
+
 
 class ModelServer:
     """A server on 127.0.0.1. `closing` ends the retries of requests that are under way."""
@@ -59,21 +64,22 @@ class ModelServer:
         Raises:
             InvocationFailed: when there is no 2xx.
         """
-        fault = "not sent"
+        fault, answered = "not sent", False
         for _ in range(self._retries + 1):
             if self._closing.is_set():
                 break
             try:
                 answer = self._client.post("/invocations", content=body, headers=self._headers)
             except httpx.TransportError as error:
-                fault = f"{type(error).__name__}: {error}"
+                fault, answered = f"{type(error).__name__}: {error}", False
                 continue
             if answer.is_success:
                 return answer.content
+            answered = True
             fault = f"Bad HTTP status received from algorithm: {answer.status_code}: {answer.text[:200]}"
             if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and not answer.is_server_error:
                 break
-        raise InvocationFailed(fault)
+        raise InvocationFailed(fault, answered=answered)
 
 
 def free_port() -> int:

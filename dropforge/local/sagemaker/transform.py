@@ -27,6 +27,7 @@ _DEFAULT_PAYLOAD_MB: Final = 6
 _SERVER_GRACE_S: Final = 10.0
 """A server that has nothing left to answer need not be waited for as long as a trainer."""
 _POLL_S: Final = 0.1
+_EXIT_SEEN_S: Final = 2.0
 _MOST_WORKERS: Final = 100
 """MaxConcurrentTransforms x MaxPayloadInMB is at most 100; threads are only made when there is work."""
 _SEE_LOGS: Final = "See job logs for more information"
@@ -231,10 +232,18 @@ class _Batch:
                 return future.result(timeout=_POLL_S)
             except TimeoutError:
                 continue
-            except InvocationFailed:
-                code = self.container.exit_code()
+            except InvocationFailed as failed:
+                code = self.container.exit_code() if failed.answered else self._exit_code_soon()
                 if code is not None:
                     raise JobFailed.algorithm(
                         "Model server exited before it answered every record", code
                     ) from None
                 raise
+
+    def _exit_code_soon(self) -> int | None:
+        """A server's connections break a moment before its process is seen to have ended."""
+        end = time.monotonic() + _EXIT_SEEN_S
+        while (code := self.container.exit_code()) is None and time.monotonic() < end:
+            if self.job.control.wait(_POLL_S) is not None:
+                break
+        return code
