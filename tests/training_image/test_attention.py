@@ -4,21 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuner.attention import NAME, cut_row, lays_end_to_end, row_inputs
 
 CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-}
 
 
 def build(kind: str, **changes: Any) -> Any:

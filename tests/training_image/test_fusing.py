@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import adapted
 from tiny_jobs import chat_rows
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -18,16 +19,6 @@ from tuner.model import LanguageModel, attach_adapter, keep_input_type, load_bas
 from tuner.residency import expand_quantized
 
 CPU = torch.device("cpu")
-
-
-def adapted(base: LanguageModel, **adapter: Any) -> LanguageModel:
-    recipe = Recipe.model_validate({"base_model": "s3://some-bucket/x/", "adapter": {"r": 4, **adapter}})
-    attach_adapter(base, recipe, gradient_checkpointing=False)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in trainable(base.causal).values():
-            parameter.normal_(std=0.05)
-    return base
 
 
 def learnt(base: LanguageModel) -> tuple[Tensor, Tensor]:
@@ -49,7 +40,7 @@ def test_losses_and_gradients_stay(tiny_base: Path, residency: str) -> None:
     base = load_base(tiny_base, "nf4", CPU)
     if residency == "bf16":
         expand_quantized(base.causal)
-    adapted(base)
+    adapted(base, r=4)
     before, slopes = learnt(base)
     layers = base.causal.config.num_hidden_layers
     assert fuse(base.causal) == {"adapters": 7 * layers, "norms": 2 * layers + 1, "feed_forwards": layers}
@@ -108,7 +99,7 @@ def test_only_what_computes_the_same_is_replaced(kind: str, norms: int, feed_for
 
 def test_adapters_of_another_kind_are_left_alone(tiny_base: Path) -> None:
     """DoRA's magnitude is no sum."""
-    base = adapted(load_base(tiny_base, "nf4", CPU), dora=True)
+    base = adapted(load_base(tiny_base, "nf4", CPU), r=4, dora=True)
     assert fuse(base.causal)["adapters"] == 0
 
 
@@ -143,7 +134,7 @@ def test_less_is_kept_for_the_backward_pass() -> None:
     causal = small("llama", hidden_size=64, intermediate_size=160).bfloat16()
     base = LanguageModel(causal, None, 0, CPU, None)  # type: ignore[arg-type]  # neither codec nor manifest is asked
     causal.requires_grad_(requires_grad=False)
-    adapted(base)
+    adapted(base, r=4)
     ids = torch.arange(48)[None]
     as_it_comes = kept_bytes(causal, ids)
     keep_input_type(causal)

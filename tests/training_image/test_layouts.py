@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuner.batching import MicroBatch
@@ -14,17 +15,7 @@ from tuner.likelihood import make_batch, token_nll
 from tuner.model import LanguageModel
 
 CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
+LARGER: dict[str, Any] = {**SMALL, "num_hidden_layers": 4, "pad_token_id": 0}
 LINEAR = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -39,26 +30,26 @@ EXPERTS = {
 }
 MAMBA = {"mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_chunk_size": 16}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": SMALL,
-    "qwen3": SMALL,
-    "olmo2": SMALL,
-    "gemma2": {**SMALL, "sliding_window": 512},
-    "mistral": {**SMALL, "sliding_window": 64},
-    "gpt_oss": {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64},
+    "llama": LARGER,
+    "qwen3": LARGER,
+    "olmo2": LARGER,
+    "gemma2": {**LARGER, "sliding_window": 512},
+    "mistral": {**LARGER, "sliding_window": 64},
+    "gpt_oss": {**LARGER, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64},
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
-    "opt": {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "opt": {**LARGER, "ffn_dim": 48, "word_embed_proj_dim": 32},
     "bloom": {"vocab_size": 128, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "gpt_neo": {
-        **SMALL,
+        **LARGER,
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 2]],
         "window_size": 8,
     },
-    "lfm2": {**SMALL, "layer_types": ["conv", "full_attention"] * 2},
-    "qwen3_next": {**SMALL, **LINEAR, **EXPERTS},
-    "bamba": {**SMALL, **MAMBA, "attn_layer_indices": [1]},
-    "falcon_h1": {**SMALL, **MAMBA, "mamba_d_ssm": 64},
+    "lfm2": {**LARGER, "layer_types": ["conv", "full_attention"] * 2},
+    "qwen3_next": {**LARGER, **LINEAR, **EXPERTS},
+    "bamba": {**LARGER, **MAMBA, "attn_layer_indices": [1]},
+    "falcon_h1": {**LARGER, **MAMBA, "mamba_d_ssm": 64},
     "mamba": {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
     "rwkv": {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32},
 }

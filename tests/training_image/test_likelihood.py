@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import adapted
 from tiny_jobs import chat_rows
 from torch.nn import functional
 
-from dropforge_core.recipe import Recipe
 from tuner.attention import lays_end_to_end
 from tuner.batching import MicroBatch, shape_batches, shared_beginning
 from tuner.conversation import Document
 from tuner.data import Row, encode_rows
 from tuner.likelihood import FrozenHead, make_batch, token_nll
-from tuner.model import LanguageModel, LogitTransform, attach_adapter, load_base, trainable
+from tuner.model import LanguageModel, LogitTransform, load_base, trainable
 from tuner.residency import expand_quantized
 
 CPU = torch.device("cpu")
@@ -23,14 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def model(tiny_base: Path) -> LanguageModel:
-    base = load_base(tiny_base, "nf4", CPU)
-    recipe = Recipe.model_validate({"base_model": "s3://some-bucket/x/"})
-    attach_adapter(base, recipe, gradient_checkpointing=False)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in trainable(base.causal).values():
-            parameter.normal_(std=0.05)
-    return base
+    return adapted(load_base(tiny_base, "nf4", CPU))
 
 
 @pytest.fixture
