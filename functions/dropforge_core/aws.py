@@ -114,7 +114,7 @@ class Bucket:
             raise
 
     def list(self, prefix: str) -> Iterator[Mapping[str, Any]]:
-        """Newest versions under a prefix: Key, Size, ETag."""
+        """Newest versions under a prefix: Key, Size, ETag, LastModified (aware, to the second)."""
         for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
             for entry in page.get("Contents", []):
                 yield dict(entry)
